@@ -1,0 +1,14 @@
+"""Networks by name, and their weights."""
+
+from cmkd.models.factory import available, build, count_parameters, input_statistics
+from cmkd.models.weights import load_weights, read_state_dict, save_weights
+
+__all__ = [
+    "available",
+    "build",
+    "count_parameters",
+    "input_statistics",
+    "load_weights",
+    "read_state_dict",
+    "save_weights",
+]
