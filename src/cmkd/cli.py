@@ -1,0 +1,174 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cmkd.errors import InputError
+
+if TYPE_CHECKING:
+    from cmkd.cli_options import DemoOptions, EvaluateOptions
+    from cmkd.teachers import TeacherReport
+    from cmkd.training import DistillConfig, RunFolder, TrainConfig
+
+EXIT_INPUT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments after the program's name; those of the process by default.
+
+    Returns:
+        The exit status: 0, 2 for input that cannot be used, 130 after an interruption.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("accelerate", "httpx", "timm"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        from cmkd.cli_options import parse
+        from cmkd.training import Interrupted
+
+        verb, options = parse(list(sys.argv[1:] if argv is None else argv))
+        try:
+            VERBS[verb](options)
+        except Interrupted:
+            print("cmkd: stopped; repeat the same command to continue.", file=sys.stderr)
+            return EXIT_INTERRUPTED
+    except InputError as error:
+        print(f"cmkd: error: {error}", file=sys.stderr)
+        return EXIT_INPUT_ERROR
+    except KeyboardInterrupt:
+        print("cmkd: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _demo(options: DemoOptions) -> None:
+    from cmkd.demo import demo
+
+    outcome = demo(options.out, epochs=options.epochs, seeds=options.seeds)
+    print(outcome.table)
+    print(f"\n{outcome.took}\nreport: {outcome.report}")
+
+
+def _train(config: TrainConfig) -> None:
+    from cmkd.training import train
+
+    _print_result(train(config))
+
+
+def _distill(config: DistillConfig) -> None:
+    from cmkd.training import distill
+
+    _print_result(distill(config, on_teacher=_print_teacher))
+
+
+def _evaluate(options: EvaluateOptions) -> None:
+    from cmkd.training.evaluate import evaluate
+
+    scores = evaluate(options.run, part=options.part, data_root=options.data_root, cpu=options.cpu)
+    _print_scores(f"{options.run}: {scores['part']}, {scores['images']} images", scores)
+
+
+def _list(kind: str) -> None:
+    print_table = {"models": _list_models, "losses": _list_losses, "datasets": _list_datasets}[kind]
+    print_table()
+
+
+def _list_models() -> None:
+    from cmkd import models
+
+    rows = []
+    for name in models.available():
+        network = models.build(name, 100)
+        rows.append([name, f"{models.count_parameters(network):,}"])
+    _print_table(["model", "parameters (100 classes)"], rows)
+    print("Others: timm:NAME, torchvision:NAME, package.module:factory")
+
+
+def _list_losses() -> None:
+    from cmkd import losses
+
+    _print_table(["loss", "what it is"], [[name, _summary(kind)] for name, kind in losses.available().items()])
+    print("Others: package.module.Class. Options: cmkd distill --loss NAME --help")
+
+
+def _list_datasets() -> None:
+    from cmkd import data
+
+    _print_table(["data set", "what it is"], [list(item) for item in data.available().items()])
+
+
+def _print_teacher(report: TeacherReport) -> None:
+    accuracy = "not measured (no validation part)" if report.accuracy is None else f"{report.accuracy:.2%}"
+    mean, std = ([round(value, 4) for value in values] for values in (report.mean, report.std))
+    print(
+        f"teacher: {report.network} from {report.source}, {report.parameters:,} parameters, frozen, eval mode\n"
+        f"  normalisation: mean {mean}, std {std} (from {report.normalization})\n"
+        f"  accuracy on the validation part: {accuracy}",
+        flush=True,
+    )
+
+
+def _print_result(folder: RunFolder) -> None:
+    result = folder.read_json("result.json")
+    scores = {"student": result["test"], **{key: value for key, value in result.items() if key != "test"}}
+    _print_scores(f"test, {result['images']} images", scores)
+    print(f"run folder: {folder.path}")
+
+
+#: Scores as they are shown: name, heading, format.
+SCORES = (
+    ("accuracy", "accuracy", "{:.2%}"),
+    ("top5", "top 5", "{:.2%}"),
+    ("nll", "NLL", "{:.3f}"),
+    ("ece", "ECE", "{:.3f}"),
+    ("agreement", "agreement with teacher", "{:.2%}"),
+    ("rank_correlation", "rank correlation with teacher", "{:.3f}"),
+    ("value_correlation", "value correlation with teacher", "{:.3f}"),
+    ("teacher_kl", "KL from teacher", "{:.3f}"),
+)
+
+
+def _print_scores(title: str, scores: dict[str, Any]) -> None:
+    networks = [name for name in ("student", "teacher") if name in scores]
+    rows = [
+        [heading, *(form.format(scores[name][key]) if key in scores[name] else "" for name in networks)]
+        for key, heading, form in SCORES
+        if any(key in scores[name] for name in networks)
+    ]
+    rows.append(["parameters", f"{scores['parameters']:,}", *[""] * (len(networks) - 1)])
+    rows.append(["CPU latency", f"{scores['latency_ms']:.2f} ms", *[""] * (len(networks) - 1)])
+    _print_table([title, *networks], rows)
+
+
+def _print_table(header: list[str], rows: list[list[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _summary(documented: type) -> str:
+    return (documented.__doc__ or "").partition("\n")[0]
+
+
+VERBS: dict[str, Callable[[Any], None]] = {
+    "demo": _demo,
+    "train": _train,
+    "distill": _distill,
+    "evaluate": _evaluate,
+    "list": _list,
+}

@@ -1,0 +1,79 @@
+"""Accuracy, calibration, and fidelity of a student to its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
+from cmkd.data import Batch
+from cmkd.functional import kl_divergence, pearson, spearman
+
+
+@torch.no_grad()
+def collect_logits(network: Callable[[Batch], Tensor], batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    """Run a network over batches.
+
+    Args:
+        network: Maps a batch to logits `(B, C)`.
+        batches: The batches.
+
+    Returns:
+        Logits `(N, C)` in float32 and targets `(N,)`, in the order of the batches.
+    """
+    logits, targets = [], []
+    for batch in batches:
+        logits.append(network(batch).float())
+        targets.append(batch.targets)
+    return torch.cat(logits), torch.cat(targets)
+
+
+def quality(logits: Tensor, targets: Tensor) -> dict[str, float]:
+    """Measure a classifier against the labels.
+
+    Args:
+        logits: Logits `(N, C)`.
+        targets: Class indices `(N,)`.
+
+    Returns:
+        `accuracy` and, with more than five classes, `top5` (shares, not percent); `nll`, the mean negative
+        log-likelihood in nats; `ece`, the expected calibration error over 15 bins (Guo et al. 2017).
+    """
+    classes = logits.shape[1]
+    scores = {"accuracy": multiclass_accuracy(logits, targets, classes, average="micro").item()}
+    if classes > 5:
+        scores["top5"] = multiclass_accuracy(logits, targets, classes, average="micro", top_k=5).item()
+    scores["nll"] = F.cross_entropy(logits, targets).item()
+    scores["ece"] = multiclass_calibration_error(logits.softmax(1), targets, classes, n_bins=15).item()
+    return scores
+
+
+def fidelity(logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
+    """Measure how closely a student's logits follow its teacher's.
+
+    Args:
+        logits: Student logits `(N, C)`.
+        teacher_logits: Teacher logits `(N, C)` for the same images.
+
+    Returns:
+        `agreement`, the share of images given the same class; `rank_correlation`, the mean over images of
+        Spearman's rho between the two rows of logits; `value_correlation`, the same with Pearson's r;
+        `teacher_kl`, the mean KL divergence from the teacher's distribution to the student's, in nats.
+    """
+    return {
+        "agreement": (logits.argmax(1) == teacher_logits.argmax(1)).float().mean().item(),
+        "rank_correlation": spearman(logits, teacher_logits).mean().item(),
+        "value_correlation": pearson(logits, teacher_logits).mean().item(),
+        "teacher_kl": kl_divergence(logits, teacher_logits).mean().item(),
+    }
+
+
+def evaluate_logits(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None) -> dict[str, float]:
+    """Return `quality` and, where there is a teacher, `fidelity`."""
+    scores = quality(logits, targets)
+    if teacher_logits is not None:
+        scores |= fidelity(logits, teacher_logits)
+    return scores

@@ -1,0 +1,6 @@
+"""Teachers: where the logits to learn from come from."""
+
+from cmkd.teachers.live import LiveTeacher
+from cmkd.teachers.opening import TeacherReport, open_teacher
+
+__all__ = ["LiveTeacher", "TeacherReport", "open_teacher"]

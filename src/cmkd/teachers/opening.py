@@ -1,0 +1,183 @@
+"""Finding a teacher by run folder or by name, and looking it over before anything is trained from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cmkd import models
+from cmkd.data import ImageData
+from cmkd.errors import InputError
+from cmkd.teachers.live import LiveTeacher
+
+
+@dataclass
+class TeacherReport:
+    """What was found out about a teacher before training.
+
+    Args:
+        network: Its name.
+        source: Where its weights came from.
+        parameters: Number of its parameters.
+        sha256: Hash of its weights, so that a resumed run has the same teacher.
+        mean: Mean that its images are normalised with.
+        std: Standard deviation that goes with it.
+        normalization: Where those two were learnt from.
+        accuracy: Its accuracy on the validation part; None without one.
+    """
+
+    network: str
+    source: str
+    parameters: int
+    sha256: str
+    mean: list[float]
+    std: list[float]
+    normalization: str
+    accuracy: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return asdict(self)
+
+
+def open_teacher(
+    teacher: str,
+    data: ImageData,
+    *,
+    weights: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[LiveTeacher, TeacherReport]:
+    """Open a teacher for a data set.
+
+    Args:
+        teacher: Run folder, or a network by name.
+        data: The data set whose images and classes it will see.
+        weights: For a network by name: a file, `"pretrained"` or `"random"`.
+        mean: Mean that the teacher expects, overriding what is known of it.
+        std: Standard deviation that goes with `mean`.
+        device: Where the teacher shall run.
+
+    Returns:
+        The teacher, and what is known of it (its accuracy is for the caller to measure).
+
+    Raises:
+        InputError: It cannot be found, loaded or used with these classes.
+    """
+    run = Path(teacher)
+    if (run / "model.json").exists():
+        if weights is not None:
+            raise InputError(f"--teacher {teacher} is a run folder and has weights; leave --teacher_weights out.")
+        network, card = load_run_network(run)
+        name, source = card["network"], teacher
+        known, origin = (card["mean"], card["std"]), "its run folder"
+        _check_classes(teacher, card["num_classes"], data)
+    elif run.is_dir():
+        raise InputError(f"--teacher {teacher} is a folder without model.json: not (yet) a finished run.")
+    else:
+        name = teacher
+        network = _build_named(teacher, weights, data.num_classes)
+        source = str(weights)
+        statistics = models.input_statistics(network) if weights == "pretrained" else None
+        known, origin = (statistics, "its pretrained weights") if statistics else ((data.mean, data.std), "the data")
+    if mean is not None and std is not None:
+        known, origin = (mean, std), "the options"
+
+    network = network.to(device, memory_format=torch.channels_last)  # as the batches are
+    _check_output(teacher, network, data, device)
+    live = LiveTeacher(
+        network, mean=data.mean, std=data.std, teacher_mean=known[0], teacher_std=known[1]
+    ).to(device)
+    report = TeacherReport(
+        network=name,
+        source=source,
+        parameters=models.count_parameters(network),
+        sha256=_hash(network),
+        mean=[float(value) for value in known[0]],
+        std=[float(value) for value in known[1]],
+        normalization=origin,
+    )
+    return live, report
+
+
+def load_run_network(run: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Rebuild the network of a finished run.
+
+    Args:
+        run: The run folder.
+
+    Returns:
+        The network with its weights, on the CPU, in eval mode; and the content of `model.json`.
+
+    Raises:
+        InputError: The folder is no finished run.
+    """
+    file = run / "model.json"
+    try:
+        card = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{run} is no finished run: it has no model.json.") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file} is not valid JSON: {error}.") from None
+    missing = {"network", "num_classes", "mean", "std"} - card.keys()
+    if missing:
+        raise InputError(f"{file} lacks {', '.join(sorted(missing))}; it was not written by cmkd.")
+    network = models.build(card["network"], card["num_classes"])
+    models.load_weights(network, run / "student.safetensors")
+    return network.eval(), card
+
+
+def _build_named(name: str, weights: str | None, num_classes: int) -> nn.Module:
+    if weights is None:
+        hint = "" if Path(name).suffix == "" else " (there is no run folder of that name)"
+        network = models.build(name, num_classes)  # an unknown name is the likelier mistake: say so first
+        del network
+        raise InputError(
+            f"--teacher {name}{hint} has no weights; give --teacher_weights FILE, or 'pretrained' for those of "
+            "timm or torchvision, or 'random' to try things out."
+        )
+    network = models.build(name, num_classes, pretrained=weights == "pretrained")
+    if weights not in ("pretrained", "random"):
+        models.load_weights(network, Path(weights))
+    return network
+
+
+def _check_classes(teacher: str, classes: int, data: ImageData) -> None:
+    if classes != data.num_classes:
+        raise InputError(
+            f"teacher {teacher} has {classes} classes, data set {data.name} has {data.num_classes}; "
+            "take a teacher that was trained on the same classes."
+        )
+
+
+def _check_output(teacher: str, network: nn.Module, data: ImageData, device: torch.device | str) -> None:
+    """Run the teacher once on a blank image: shape and class count before any training."""
+    network.eval()
+    with torch.no_grad():
+        try:
+            output = network(torch.zeros(1, 3, data.image_size, data.image_size, device=device))
+        except Exception as error:  # a user's own network may raise anything
+            raise InputError(
+                f"teacher {teacher} failed on an image of {data.image_size} x {data.image_size}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise InputError(f"teacher {teacher} has to return logits of shape (N, classes); it returned {shape}.")
+    _check_classes(teacher, output.shape[1], data)
+
+
+def _hash(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for key, value in sorted(network.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

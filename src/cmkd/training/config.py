@@ -1,0 +1,166 @@
+"""What a run is told: plain data, the same in Python, in YAML and on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from cmkd.errors import InputError
+
+#: Options that change how a run is executed, not what comes out: they may differ when a run is resumed.
+EXECUTION_OPTIONS = frozenset({"out", "workers", "checkpoint_seconds"})
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """Options of every run.
+
+    Args:
+        data: Data set: a name from `cmkd list datasets`, or `folder:PATH` for images in class folders.
+        data_root: Folder that holds (or receives) the data set's files; the embedded set needs none.
+        image_size: Side of the training images in pixels, for `folder:PATH` (default 224).
+        validation: Share of the training images held out for validation (stratified, seeded); 0 for none.
+        augment: Augmentation of the training images; the data set's own by default.
+        epochs: Passes over the training set.
+        batch_size: Images per step, over all processes.
+        optimizer: SGD with momentum, or AdamW.
+        lr: Peak learning rate.
+        momentum: Momentum of SGD (first beta of AdamW).
+        nesterov: Nesterov momentum, for SGD.
+        weight_decay: L2 penalty (SGD) or decoupled decay (AdamW).
+        schedule: Learning rate over time: `cosine` to zero, `multistep`, or `constant`.
+        warmup_epochs: Epochs of linear warm-up of the learning rate; a fraction is fine.
+        milestones: Epochs at which `multistep` decays; 62.5, 75 and 87.5 % of the epochs by default.
+        decay: Factor of each `multistep` decay.
+        label_smoothing: Label smoothing of the cross-entropy.
+        clip_grad: Largest norm of the gradient; no clipping by default.
+        ema_decay: Decay of a moving average of the weights, which is then the result; none by default.
+        precision: Arithmetic of the networks; `auto` takes bf16 where the hardware has it, else fp32.
+        seed: Seed of the initial weights, of the validation split, of the order and of the augmentation.
+        workers: Processes that decode images of `folder:PATH`; sets in memory need none.
+        cpu: Stay on the CPU even if there is an accelerator.
+        checkpoint_seconds: Most seconds of work lost if the run is killed.
+        out: Run folder; `runs/...` named after the options by default.
+    """
+
+    data: str = "fashion-mnist-12k"
+    data_root: str | None = None
+    image_size: int | None = None
+    validation: float = 0.1
+    augment: str | None = None
+    epochs: int = 30
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    schedule: Literal["cosine", "multistep", "constant"] = "cosine"
+    warmup_epochs: float = 1.0
+    milestones: list[int] | None = None
+    decay: float = 0.1
+    label_smoothing: float = 0.0
+    clip_grad: float | None = None
+    ema_decay: float | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    seed: int = 0
+    workers: int = 2
+    cpu: bool = False
+    checkpoint_seconds: float = 60.0
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, naming the option.
+
+        Raises:
+            InputError: A value is outside its range.
+        """
+        self._require("epochs", self.epochs >= 1, "at least 1")
+        self._require("batch_size", self.batch_size >= 1, "at least 1")
+        self._require("validation", 0 <= self.validation < 1, "in [0, 1)")
+        self._require("lr", 0 < self.lr < float("inf"), "positive and finite")
+        self._require("momentum", 0 <= self.momentum < 1, "in [0, 1)")
+        self._require("weight_decay", self.weight_decay >= 0, "at least 0")
+        self._require("warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, "between 0 and the epochs")
+        self._require("decay", 0 < self.decay <= 1, "in (0, 1]")
+        self._require("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)")
+        self._require("clip_grad", self.clip_grad is None or self.clip_grad > 0, "positive")
+        self._require("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "in (0, 1)")
+        self._require("image_size", self.image_size is None or self.image_size >= 8, "at least 8")
+        self._require("workers", self.workers >= 0, "at least 0")
+        self._require("seed", 0 <= self.seed < 2**31, "between 0 and 2147483647")
+
+    def _require(self, name: str, valid: bool, range_: str) -> None:
+        if not valid:
+            raise InputError(f"--{name} is {getattr(self, name)}; it has to be {range_}.")
+
+    def identity(self) -> dict[str, Any]:
+        """Return the options that decide what comes out; a run folder belongs to one such set."""
+        return {key: value for key, value in asdict(self).items() if key not in EXECUTION_OPTIONS}
+
+
+@dataclass(kw_only=True)
+class TrainConfig(RunConfig):
+    """Train a network on labels alone: a teacher, or a baseline.
+
+    Args:
+        model: Network: a name from `cmkd list models`, `timm:NAME`, `torchvision:NAME` or `package.module:factory`.
+    """
+
+    model: str = "resnet20"
+
+    def name(self) -> str:
+        """Return the name of the default run folder."""
+        return _slug("train", self.data, self.model, f"seed{self.seed}")
+
+
+@dataclass(kw_only=True)
+class DistillConfig(RunConfig):
+    """Distil a teacher into a student.
+
+    Args:
+        teacher: Run folder of a trained network, or a network by name (then with `teacher_weights`).
+        teacher_weights: Weights of a teacher given by name: a file (`.safetensors`, `.pt`, `.pth`),
+            `pretrained` for those of timm or torchvision, or `random` to try things out.
+        teacher_mean: Mean that the teacher's images are normalised with, if it cannot be known from the teacher.
+        teacher_std: Standard deviation that goes with `teacher_mean`.
+        student: Network to train: a name from `cmkd list models`, `timm:NAME`, `torchvision:NAME` or
+            `package.module:factory`.
+        task_weight: Weight of the cross-entropy; what the method's paper gives it by default.
+        distill_warmup_epochs: Epochs over which the distillation loss is faded in linearly.
+        loss: Distillation method and its options: `{"name": "CMKD", "alpha": 8}`.
+    """
+
+    teacher: str
+    teacher_weights: str | None = None
+    teacher_mean: list[float] | None = None
+    teacher_std: list[float] | None = None
+    student: str = "resnet8"
+    task_weight: float | None = None
+    distill_warmup_epochs: float = 0.0
+    loss: dict[str, Any] = field(default_factory=lambda: {"name": "CMKD"})
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, naming the option.
+
+        Raises:
+            InputError: A value is outside its range.
+        """
+        super().__post_init__()
+        self._require("task_weight", self.task_weight is None or self.task_weight >= 0, "at least 0")
+        self._require("distill_warmup_epochs", self.distill_warmup_epochs >= 0, "at least 0")
+        if (self.teacher_mean is None) != (self.teacher_std is None):
+            raise InputError("--teacher_mean and --teacher_std go together; one of them is missing.")
+        if self.teacher_std is not None and not all(value > 0 for value in self.teacher_std):
+            raise InputError(f"--teacher_std is {self.teacher_std}; every value has to be positive.")
+        if "name" not in self.loss:
+            raise InputError(f"the loss {self.loss} has no 'name'; give for example {{'name': 'CMKD'}}.")
+
+    def name(self) -> str:
+        """Return the name of the default run folder."""
+        return _slug("distill", self.data, self.student, self.loss["name"], f"seed{self.seed}")
+
+
+def _slug(*parts: str) -> str:
+    text = "-".join(parts).lower()
+    return "".join(char if char.isalnum() or char in "-._" else "-" for char in text)

@@ -1,0 +1,73 @@
+"""On what a run ran: versions, hardware, revision, and the arithmetic that the hardware is good at."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import cmkd
+
+PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy")
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself.
+
+    A CPU without the instructions emulates them, at half the speed of float32.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+    return False
+
+
+def describe(device: torch.device, precision: str) -> dict[str, Any]:
+    """Return what `environment.json` keeps.
+
+    Args:
+        device: Device of the run.
+        precision: Arithmetic that was chosen.
+
+    Returns:
+        Versions, device, threads, precision and the revision of cmkd's own checkout, if it runs from one.
+    """
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return {
+        "cmkd": cmkd.__version__,
+        "revision": _revision(),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "device": device.type,
+        "hardware": hardware,
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _revision() -> str | None:
+    root = Path(cmkd.__file__).parents[2]
+    if not (root / ".git").exists():  # an installed package: its version says it
+        return None
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,94 @@
+"""Measuring a finished run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from accelerate.state import PartialState
+
+from cmkd import data as datasets
+from cmkd import models
+from cmkd.data import Loader
+from cmkd.errors import InputError
+from cmkd.evaluation import collect_logits, cpu_latency, evaluate_logits
+from cmkd.teachers import open_teacher
+from cmkd.teachers.opening import load_run_network
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    part: Literal["test", "validation"] = "test",
+    data_root: str | None = None,
+    cpu: bool = False,
+) -> dict[str, Any]:
+    """Measure the network of a finished run, in float32, beside its teacher if it has one.
+
+    Args:
+        run: Run folder.
+        part: The test set, or the validation part that the run held out.
+        data_root: Folder with the data set's files, if it is not where the run found it.
+        cpu: Stay on the CPU even if there is an accelerator.
+
+    Returns:
+        `student` and, for a distilled network, `teacher`: the scores of `cmkd.evaluation`; `images`,
+        `parameters` and the latency on the CPU.
+
+    Raises:
+        InputError: The folder is no finished run, or its data or teacher are not to be had.
+    """
+    run = Path(run)
+    network, card = load_run_network(run)
+    config = _read_config(run)
+    device = PartialState(cpu=cpu).device
+    data = datasets.load(config["data"], data_root or config["data_root"], image_size=card["image_size"])
+    if data.num_classes != card["num_classes"]:
+        raise InputError(f"{run} has {card['num_classes']} classes, its data now {data.num_classes}.")
+    images, indices = data.test, None
+    if part == "validation":
+        if not config["validation"]:
+            raise InputError(f"{run} held no validation part out; take --part test.")
+        images = data.train
+        _, indices = datasets.split(data.train.targets, config["validation"], config["seed"])
+    batches = Loader(
+        images,
+        indices=indices,
+        mean=card["mean"],
+        std=card["std"],
+        image_size=data.image_size,
+        batch_size=config["batch_size"],
+        device=device,
+        workers=config["workers"],
+    )
+    network = network.to(device, memory_format=torch.channels_last)
+    logits, targets = collect_logits(lambda batch: network(batch.images), batches.epoch(view=0))
+    scores: dict[str, Any] = {"images": len(targets), "part": part}
+    teacher_logits = None
+    if config["verb"] == "distill":
+        teacher, _ = open_teacher(
+            config["teacher"],
+            data,
+            weights=config["teacher_weights"],
+            mean=config["teacher_mean"],
+            std=config["teacher_std"],
+            device=device,
+        )
+        teacher_logits, _ = collect_logits(teacher, batches.epoch(view=0))
+        scores["teacher"] = evaluate_logits(teacher_logits, targets, None)
+    scores["student"] = evaluate_logits(logits, targets, teacher_logits)
+    scores["parameters"] = models.count_parameters(network)
+    scores |= cpu_latency(network, data.image_size)
+    return scores
+
+
+def _read_config(run: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{run} is no run folder: it has no config.yaml.") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{run / 'config.yaml'} cannot be read as YAML: {error}") from None
+    return config

@@ -1,0 +1,213 @@
+"""The training loop. Everything that happens in a run's epochs happens in `fit`, from top to bottom."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from cmkd.data import Batch, Loader
+from cmkd.errors import InputError
+from cmkd.training.config import RunConfig
+from cmkd.training.meters import Meters
+from cmkd.training.objective import Objective
+from cmkd.training.optim import build_optimizer, learning_rate
+from cmkd.training.progress import Progress
+from cmkd.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved its state."""
+
+
+def fit(
+    student: nn.Module,
+    objective: Objective,
+    loader: Loader,
+    *,
+    config: RunConfig,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    teacher: Callable[[Batch], Tensor] | None = None,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    progress: Progress | None = None,
+) -> nn.Module:
+    """Train a network, going on from the folder's checkpoint if there is one.
+
+    Every random choice is a function of the seed and of the position (epoch, batch), or of a generator whose
+    state is in the checkpoint; a run that was killed therefore ends with the weights, bit for bit, of a
+    run that was not, on the same device and number of threads.
+
+    Args:
+        student: Network to train, on the accelerator's device.
+        objective: Task loss and distillation loss.
+        loader: Training batches.
+        config: The run's options.
+        folder: Where state and metrics are kept.
+        accelerator: Device, precision and processes.
+        teacher: Maps a batch to teacher logits `(B, C)`; None trains on labels alone.
+        validate: Called after every epoch with the network to judge; what it returns is logged.
+        progress: Display; none by default.
+
+    Returns:
+        The trained network: `student`, or its moving average if the run keeps one.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM arrived; the state is saved.
+        InputError: The loss is no longer finite, or the checkpoint cannot be read or written.
+    """
+    trained = nn.ModuleDict({"student": student, "objective": objective})
+    optimizer = build_optimizer(trained, config)
+    average = _moving_average(student, config.ema_decay)
+    network, optimizer = accelerator.prepare(student, optimizer)
+    meters = Meters(accelerator.device)
+    progress = progress or Progress(enabled=False)
+    steps_per_epoch = len(loader)
+    position = {"epoch": 0, "batch": 0, "metrics_bytes": 0, "seconds": 0.0}
+
+    def save() -> None:
+        if accelerator.is_main_process:
+            state = {"position": position, "trained": trained.state_dict(), "meters": meters.state_dict()}
+            state |= {"optimizer": optimizer.state_dict(), "rng": _rng_state(accelerator.device)}
+            if average is not None:
+                state["average"] = average.state_dict()
+            if accelerator.scaler is not None:
+                state["scaler"] = accelerator.scaler.state_dict()
+            folder.save_state(state)
+
+    checkpoint = folder.load_state()
+    if checkpoint is not None:
+        position = checkpoint["position"]
+        trained.load_state_dict(checkpoint["trained"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        meters.load_state_dict(checkpoint["meters"])
+        if average is not None:
+            average.load_state_dict(checkpoint["average"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(checkpoint["scaler"])
+        _set_rng_state(checkpoint["rng"], accelerator.device)
+        logger.info("continuing at epoch %d, batch %d", position["epoch"] + 1, position["batch"])
+    if accelerator.is_main_process:
+        folder.truncate_metrics(position["metrics_bytes"])
+
+    last_save = time.monotonic()
+    with _stop_requests() as stop_requested, progress.run(config.epochs, steps_per_epoch):
+        for epoch in range(position["epoch"], config.epochs):
+            student.train()
+            for batch in loader.epoch(view=epoch, start=position["batch"]):
+                started = time.monotonic()
+                step = epoch * steps_per_epoch + position["batch"]
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(step, steps_per_epoch, config)
+
+                with accelerator.autocast():
+                    teacher_logits = None if teacher is None else teacher(batch)
+                logits = network(batch.images)
+                fade = _fade(step, steps_per_epoch, getattr(config, "distill_warmup_epochs", 0.0))
+                loss, parts = objective(logits, teacher_logits, batch.targets, fade=fade)
+                accelerator.backward(loss)
+                if config.clip_grad is not None:
+                    accelerator.clip_grad_norm_(trained.parameters(), config.clip_grad)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                if average is not None:
+                    average.update_parameters(student)
+
+                meters.add(loss.detach(), logits.detach(), batch.targets, parts)
+                position["batch"] += 1
+                position["seconds"] += time.monotonic() - started
+                progress.step(epoch, position["batch"], meters)
+                if stop_requested.is_set() or time.monotonic() - last_save > config.checkpoint_seconds:
+                    _refuse_divergence(meters, epoch)
+                    save()
+                    last_save = time.monotonic()
+                    if stop_requested.is_set():
+                        raise Interrupted
+
+            _refuse_divergence(meters, epoch)
+            last_lr = learning_rate((epoch + 1) * steps_per_epoch - 1, steps_per_epoch, config)
+            row: dict[str, Any] = {"epoch": epoch + 1, "lr": last_lr, "seconds": round(position["seconds"], 3)}
+            row["train"] = meters.means()
+            row["histograms"] = meters.histograms()
+            if validate is not None:
+                row["validation"] = validate(student if average is None else average.module)
+            if accelerator.is_main_process:
+                position["metrics_bytes"] = folder.append_metrics(row)
+            progress.epoch(row)
+            meters.reset()
+            position |= {"epoch": epoch + 1, "batch": 0, "seconds": 0.0}
+            save()
+            last_save = time.monotonic()
+            if stop_requested.is_set() and epoch + 1 < config.epochs:
+                raise Interrupted
+    return student if average is None else average.module
+
+
+def _fade(step: int, steps_per_epoch: int, warmup_epochs: float) -> float:
+    return min((step + 1) / (warmup_epochs * steps_per_epoch), 1.0) if warmup_epochs else 1.0
+
+
+def _moving_average(student: nn.Module, decay: float | None) -> torch.optim.swa_utils.AveragedModel | None:
+    if decay is None:
+        return None
+    return torch.optim.swa_utils.AveragedModel(
+        student, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay), use_buffers=True
+    )
+
+
+def _refuse_divergence(meters: Meters, epoch: int) -> None:
+    """Stop before a checkpoint is overwritten with weights that are lost."""
+    loss = meters.means()["loss"]
+    if not torch.isfinite(torch.tensor(loss)):
+        raise InputError(
+            f"the loss became {loss} in epoch {epoch + 1}; lower --lr, set --clip_grad 1, or take --precision fp32."
+        )
+
+
+def _rng_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """Turn the first SIGINT or SIGTERM into a request, so that a step is never cut in two.
+
+    A second one acts as if nobody had listened.
+    """
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield requested  # signals belong to the main thread
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def request(number: int, frame: object) -> None:
+        requested.set()
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+    for number in previous:
+        signal.signal(number, request)
+    try:
+        yield requested
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,196 @@
+"""A run's folder: who it belongs to, what was measured, where to go on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+import yaml
+
+from cmkd.errors import InputError
+
+STATE = "state/checkpoint.pt"
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old or the new content, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: The folder; it is created by `claim`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock: IO[str] | None = None
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return (self.path / "result.json").exists()
+
+    @contextlib.contextmanager
+    def claim(self, verb: str, identity: dict[str, Any], config: dict[str, Any]) -> Iterator[RunFolder]:
+        """Create the folder, or take up the unfinished run in it; hold it until the context ends.
+
+        Args:
+            verb: What the run does, `train` or `distill`.
+            identity: The options that decide what comes out.
+            config: All options, kept in `config.yaml`.
+
+        Raises:
+            InputError: The folder holds something else, another configuration, or a run at work.
+        """
+        identity = json.loads(json.dumps({"verb": verb, **identity}))
+        stored = self._stored_config()
+        if stored is not None:
+            self._refuse_other_configuration(stored, identity)
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            if stored is None:
+                write_atomic(self.path / "config.yaml", yaml.safe_dump({"verb": verb, **config}, sort_keys=False))
+            (self.path / "state").mkdir(exist_ok=True)
+            yield self
+
+    def _stored_config(self) -> dict[str, Any] | None:
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--out {self.path} is a file; give a folder.")
+        file = self.path / "config.yaml"
+        if file.exists():
+            try:
+                stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+            except yaml.YAMLError as error:
+                raise InputError(f"{file} is not readable as YAML ({error}); choose another --out.") from None
+            if isinstance(stored, dict):
+                return stored
+            raise InputError(f"{file} is not a run's configuration; choose another --out.")
+        # A run killed before its configuration was written leaves nothing else that matters.
+        foreign = [entry.name for entry in self.path.iterdir()] if self.path.exists() else []
+        foreign = [name for name in foreign if name not in {".lock", ".config.yaml.tmp"}]
+        if foreign:
+            raise InputError(
+                f"--out {self.path} exists and is not a run folder (it holds {foreign[0]!r}); choose another."
+            )
+        return None
+
+    def _refuse_other_configuration(self, stored: dict[str, Any], identity: dict[str, Any]) -> None:
+        differing = [
+            f"{key}: there {stored.get(key)!r}, now {identity.get(key)!r}"
+            for key in identity
+            if stored.get(key) != identity.get(key)
+        ]
+        if differing:
+            raise InputError(
+                f"{self.path} holds a run with another configuration ({'; '.join(differing)}). "
+                "Give another --out, or the same options to continue that run."
+            )
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold an advisory lock, which the system drops when the process dies."""
+        try:
+            import fcntl
+        except ImportError:  # not on this platform: nobody is kept out
+            yield
+            return
+        with (self.path / ".lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"{self.path} is in use by another process; wait for it or give another --out."
+                ) from None
+            yield
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint atomically; a full disk leaves the previous one intact."""
+        target = self.path / STATE
+        temporary = target.with_suffix(".tmp")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except (OSError, RuntimeError) as error:
+            temporary.unlink(missing_ok=True)
+            # torch reports a failed write as a RuntimeError
+            raise InputError(
+                f"cannot write the checkpoint {target}: {error}. The previous one is intact: free some space "
+                "or mend the permissions, and repeat the command to continue."
+            ) from error
+
+    def load_state(self) -> dict[str, Any] | None:
+        """Return the checkpoint, or None if there is none yet.
+
+        Raises:
+            InputError: The file cannot be read.
+        """
+        file = self.path / STATE
+        if not file.exists():
+            return None
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many types for a damaged file
+            raise InputError(
+                f"the checkpoint {file} is damaged ({type(error).__name__}); remove it to start this run anew."
+            ) from error
+
+    def append_metrics(self, row: dict[str, Any]) -> int:
+        """Append a row to `metrics.jsonl` and return the file's new length in bytes."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+            return file.tell()
+
+    def truncate_metrics(self, length: int) -> None:
+        """Drop the rows written after the checkpoint that a run goes on from."""
+        if self.metrics.exists():
+            os.truncate(self.metrics, length)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the rows of `metrics.jsonl`."""
+        if not self.metrics.exists():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return the content of one of the folder's JSON files.
+
+        Raises:
+            InputError: The file does not exist or is not JSON.
+        """
+        file = self.path / name
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{self.path} is no finished run: it has no {name}.") from None
+        except json.JSONDecodeError as error:
+            raise InputError(f"{file} is not valid JSON: {error}.") from None
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write one of the folder's JSON files atomically."""
+        write_atomic(self.path / name, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,289 @@
+"""A run from its options to its result: what `cmkd train` and `cmkd distill` do."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from torch import Tensor, nn
+
+from cmkd import data as datasets
+from cmkd import models
+from cmkd.data import Batch, ImageData, Loader
+from cmkd.errors import InputError
+from cmkd.evaluation import collect_logits, cpu_latency, evaluate_logits
+from cmkd.teachers import LiveTeacher, TeacherReport, open_teacher
+from cmkd.training import environment
+from cmkd.training.config import DistillConfig, RunConfig, TrainConfig
+from cmkd.training.loop import fit
+from cmkd.training.objective import Objective, build_loss, check_objective
+from cmkd.training.progress import Progress
+from cmkd.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+#: Random streams of a run: the student's weights must not depend on what else was built before them.
+INIT_STREAM, TRAIN_STREAM = 0, 1
+
+
+def train(config: TrainConfig, *, progress: bool = True) -> RunFolder:
+    """Train a network on labels alone.
+
+    Args:
+        config: The run's options.
+        progress: Whether to show a bar and log the epochs.
+
+    Returns:
+        The finished run's folder. A finished run is returned as it is.
+
+    Raises:
+        InputError: The options cannot be met.
+        Interrupted: The run was asked to stop; the same call goes on.
+    """
+    return _run("train", config, config.model, progress=progress)
+
+
+def distill(
+    config: DistillConfig,
+    *,
+    progress: bool = True,
+    on_teacher: Callable[[TeacherReport], None] | None = None,
+) -> RunFolder:
+    """Distil a teacher into a student.
+
+    Args:
+        config: The run's options.
+        progress: Whether to show a bar and log the epochs.
+        on_teacher: Called with what was found out about the teacher, before training.
+
+    Returns:
+        The finished run's folder. A finished run is returned as it is.
+
+    Raises:
+        InputError: The options cannot be met.
+        Interrupted: The run was asked to stop; the same call goes on.
+    """
+    return _run("distill", config, config.student, progress=progress, on_teacher=on_teacher)
+
+
+def _run(
+    verb: str,
+    config: TrainConfig | DistillConfig,
+    network: str,
+    *,
+    progress: bool,
+    on_teacher: Callable[[TeacherReport], None] | None = None,
+) -> RunFolder:
+    folder = RunFolder(config.out or Path("runs") / config.name())
+    accelerator, precision = _accelerator(config)
+    device = accelerator.device
+
+    # Everything that can be wrong with the options is found before the folder is touched.
+    data = datasets.load(config.data, config.data_root, image_size=config.image_size)
+    loaders = _loaders(data, config, accelerator)
+    torch.manual_seed(2 * config.seed + INIT_STREAM)
+    student = models.build(network, data.num_classes)
+    student = student.to(device, memory_format=torch.channels_last)
+    teacher, report, objective = None, None, Objective(label_smoothing=config.label_smoothing)
+    if isinstance(config, DistillConfig):
+        objective = Objective(
+            build_loss(config.loss), task_weight=config.task_weight, label_smoothing=config.label_smoothing
+        ).to(device)
+        check_objective(objective, data.num_classes, device)
+        teacher, report = open_teacher(
+            config.teacher,
+            data,
+            weights=config.teacher_weights,
+            mean=config.teacher_mean,
+            std=config.teacher_std,
+            device=device,
+        )
+
+    with _disk_errors(folder), folder.claim(verb, config.identity(), asdict(config)):
+        if folder.finished:
+            logger.info("%s is finished; showing what it found", folder.path)
+            return folder
+        validate = None
+        if "validation" in loaders:
+            validate, teacher_accuracy = _validator(loaders["validation"], teacher, accelerator)
+            if report is not None:
+                report.accuracy = teacher_accuracy
+        if report is not None:
+            _keep_teacher(folder, report)
+            if on_teacher is not None:
+                on_teacher(report)
+        folder.write_json("environment.json", environment.describe(device, precision))
+
+        torch.manual_seed(2 * config.seed + TRAIN_STREAM)
+        student = fit(
+            student,
+            objective,
+            loaders["train"],
+            config=config,
+            folder=folder,
+            accelerator=accelerator,
+            teacher=teacher,
+            validate=validate,
+            progress=Progress(folder.path.name, enabled=progress),
+        )
+        if accelerator.is_main_process:
+            _finish(folder, student, network, data, loaders["test"], teacher, accelerator)
+    return folder
+
+
+def _accelerator(config: RunConfig) -> tuple[Accelerator, str]:
+    device = PartialState(cpu=config.cpu).device
+    precision: str = config.precision
+    if precision == "auto":
+        precision = "bf16" if environment.native_bf16(device) else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("--precision fp16 needs an accelerator; on a CPU take fp32, bf16 or auto.")
+    mixed = "no" if precision == "fp32" else precision
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
+        AcceleratorState._reset_state()  # Accelerate keeps one precision per process; several runs may share one
+    return Accelerator(cpu=config.cpu, mixed_precision=mixed), precision
+
+
+def _loaders(data: ImageData, config: RunConfig, accelerator: Accelerator) -> dict[str, Loader]:
+    """Return the loaders `train`, `test` and, if a part is held out, `validation`."""
+    common: dict[str, Any] = {
+        "mean": data.mean,
+        "std": data.std,
+        "image_size": data.image_size,
+        "device": accelerator.device,
+        "workers": config.workers,
+        "batch_size": config.batch_size,
+    }
+    train_indices, validation_indices = None, None
+    if config.validation > 0:
+        train_indices, validation_indices = datasets.split(data.train.targets, config.validation, config.seed)
+    loaders = {
+        "train": Loader(
+            data.train,
+            indices=train_indices,
+            augment=config.augment or data.augment,
+            seed=config.seed,
+            shuffle=True,
+            drop_last=True,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            **common,
+        ),
+        "test": Loader(data.test, **common),
+    }
+    if validation_indices is not None:
+        loaders["validation"] = Loader(data.train, indices=validation_indices, **common)
+    return loaders
+
+
+def _validator(
+    loader: Loader, teacher: LiveTeacher | None, accelerator: Accelerator
+) -> tuple[Callable[[nn.Module], dict[str, float]], float | None]:
+    """Return the function that judges a network on the validation part, and the teacher's accuracy there."""
+    teacher_logits, accuracy = None, None
+    if teacher is not None:
+        # The validation images are not augmented: the teacher says the same in every epoch.
+        teacher_logits, targets = _collect(teacher, loader, accelerator)
+        accuracy = evaluate_logits(teacher_logits, targets, None)["accuracy"]
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        logits, targets = _collect(_on_images(network), loader, accelerator)
+        return evaluate_logits(logits, targets, teacher_logits)
+
+    return validate, accuracy
+
+
+def _on_images(network: nn.Module) -> Callable[[Batch], Tensor]:
+    network.eval()
+    return lambda batch: network(batch.images)
+
+
+def _collect(
+    network: Callable[[Batch], Tensor], loader: Loader, accelerator: Accelerator
+) -> tuple[Tensor, Tensor]:
+    with accelerator.autocast():
+        return collect_logits(network, loader.epoch(view=0))
+
+
+def _keep_teacher(folder: RunFolder, report: TeacherReport) -> None:
+    """Write `teacher.json`; refuse to go on with another teacher than the run began with."""
+    if (folder.path / "teacher.json").exists():
+        before = folder.read_json("teacher.json")["sha256"]
+        if before != report.sha256:
+            raise InputError(
+                f"{folder.path} was begun with a teacher whose weights hash to {before[:12]}, now they hash to "
+                f"{report.sha256[:12]}; give another --out."
+            )
+    folder.write_json("teacher.json", report.as_dict())
+
+
+def _finish(
+    folder: RunFolder,
+    student: nn.Module,
+    network: str,
+    data: ImageData,
+    test: Loader,
+    teacher: LiveTeacher | None,
+    accelerator: Accelerator,
+) -> None:
+    """Look at the test set, once, and write the network and the result; `result.json` comes last."""
+    logits, targets = _collect(_on_images(student), test, accelerator)
+    result: dict[str, Any] = {"images": len(targets)}
+    if teacher is not None:
+        teacher_logits, _ = _collect(teacher, test, accelerator)
+        result["teacher"] = evaluate_logits(teacher_logits, targets, None)
+        result["test"] = evaluate_logits(logits, targets, teacher_logits)
+    else:
+        result["test"] = evaluate_logits(logits, targets, None)
+    rows = folder.read_metrics()
+    judged = [row for row in rows if "validation" in row]
+    if judged:
+        best = max(judged, key=lambda row: row["validation"]["accuracy"])
+        result["best_validation"] = {"epoch": best["epoch"], "accuracy": best["validation"]["accuracy"]}
+        result["last_validation"] = judged[-1]["validation"]
+    result["parameters"] = models.count_parameters(student)
+    result["train_seconds"] = round(sum(row["seconds"] for row in rows), 1)
+    result |= cpu_latency(student, data.image_size)
+
+    models.save_weights(student, folder.path / "student.safetensors")
+    folder.write_json(
+        "model.json",
+        {
+            "network": network,
+            "num_classes": data.num_classes,
+            "classes": list(data.classes),
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "image_size": data.image_size,
+            "data": data.name,
+        },
+    )
+    folder.write_json("result.json", result)
+
+
+@contextmanager
+def _disk_errors(folder: RunFolder) -> Iterator[None]:
+    """Say what a full disk or a missing permission means, and leave no folder that holds nothing."""
+    existed = folder.path.exists()
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise
+        if not existed and folder.path.is_dir() and not (folder.path / "config.yaml").exists():
+            for leftover in folder.path.iterdir():
+                leftover.unlink()
+            folder.path.rmdir()
+        raise InputError(
+            f"cannot write the run folder {folder.path}: {os.strerror(error.errno)}. "
+            "Give another --out, or mend the space or the permissions and repeat the command."
+        ) from error

@@ -1,0 +1,32 @@
+"""Networks that train in milliseconds, reached by name as a user's own are: `tiny_networks:student`."""
+
+import torch
+from torch import nn
+
+
+def student(num_classes: int) -> nn.Module:
+    """With batch norm and dropout: state beyond the weights, and random numbers in the step."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=4),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(3),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(36, num_classes),
+    )
+
+
+def teacher(num_classes: int) -> nn.Module:
+    """Deterministic random weights: a run that is continued must meet the same teacher."""
+    generator = torch.Generator().manual_seed(7)
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, num_classes))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+def broken(num_classes: int) -> nn.Module:
+    """Fails when it is called, not when it is built."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(5, num_classes))

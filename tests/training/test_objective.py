@@ -1,0 +1,76 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cmkd import CMKDLoss, KDLoss
+from cmkd.errors import InputError
+from cmkd.training.objective import Objective, build_loss, check_objective
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(6, 5, generator=generator), torch.randn(6, 5, generator=generator), torch.arange(6) % 5
+
+
+def test_labels_alone_are_the_cross_entropy(batch):
+    logits, _, target = batch
+    loss, parts = Objective(label_smoothing=0.1)(logits, None, target)
+    assert loss == F.cross_entropy(logits, target, label_smoothing=0.1) == parts["task"]
+
+
+def test_kd_brings_hintons_weights(batch):
+    logits, teacher_logits, target = batch
+    loss, _ = Objective(KDLoss(temperature=4.0, alpha=0.9))(*batch)
+    divergence = F.kl_div(
+        F.log_softmax(logits / 4, 1), F.log_softmax(teacher_logits / 4, 1), log_target=True, reduction="batchmean"
+    )
+    assert loss.item() == pytest.approx((0.1 * F.cross_entropy(logits, target) + 0.9 * 16 * divergence).item(), rel=1e-5)
+
+
+def test_the_fade_scales_the_distillation_only(batch):
+    objective = Objective(KDLoss(), task_weight=1.0)
+    task = F.cross_entropy(batch[0], batch[2]).item()
+    whole, faded = (objective(*batch, fade=fade)[0].item() for fade in (1.0, 0.25))
+    assert faded - task == pytest.approx(0.25 * (whole - task), rel=1e-5)
+
+
+def test_the_parts_of_cmkd_are_reported_per_sample(batch):
+    _, parts = Objective(CMKDLoss())(*batch)
+    assert parts["weight"].shape == parts["pearson"].shape == parts["spearman"].shape == (6,)
+    assert not any(value.requires_grad for value in parts.values())
+
+
+class Own(nn.Module):
+    """A user's loss: a plain module with a parameter."""
+
+    def __init__(self, *, scale: float = 1.0):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, student_logits, teacher_logits, target):
+        return self.scale * (student_logits - teacher_logits).square().mean()
+
+
+class Wrong(nn.Module):
+    def forward(self, student_logits, teacher_logits, target):
+        return (student_logits - teacher_logits).square()
+
+
+def test_a_users_own_class_by_dotted_path(batch):
+    loss = build_loss({"name": f"{__name__}.Own", "scale": 2.0})
+    value, parts = Objective(loss)(*batch)
+    expected = 2 * (batch[0] - batch[1]).square().mean()
+    assert parts["distillation"].item() == pytest.approx(expected.item())
+    assert value.item() == pytest.approx((F.cross_entropy(batch[0], batch[2]) + expected).item())
+
+
+def test_an_unknown_option_is_named():
+    with pytest.raises(InputError, match="alhpa"):
+        build_loss({"name": "CMKD", "alhpa": 8})
+
+
+def test_a_loss_that_is_no_scalar_is_found_before_training():
+    with pytest.raises(InputError, match=r"Wrong returned.*finite scalar"):
+        check_objective(Objective(Wrong()), 5, torch.device("cpu"))

@@ -1,0 +1,107 @@
+"""A run that was stopped, however, ends with the weights of a run that was not, bit for bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from cmkd.models import read_state_dict
+from cmkd.training import DistillConfig, Interrupted, distill
+from cmkd.training import loop as loop_module
+
+TESTS = os.path.join(os.path.dirname(__file__), os.pardir)
+
+
+def config(out, **changes):
+    options = {
+        "student": "tiny_networks:student",
+        "teacher": "tiny_networks:teacher",
+        "teacher_weights": "random",
+        "epochs": 3,
+        "batch_size": 512,
+        "validation": 0.05,
+        "ema_decay": 0.9,
+        "clip_grad": 5.0,
+        "out": str(out),
+    }
+    return DistillConfig(**{**options, **changes})
+
+
+def weights(folder):
+    return read_state_dict(folder.path / "student.safetensors")
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        assert torch.equal(value, other[key]), key
+
+
+@pytest.mark.usefixtures("tiny_networks")
+@pytest.mark.parametrize("stops", [[1, 20], [18], [17, 19, 40]])  # 18 steps an epoch: before, at and after its end
+def test_stopped_between_any_two_steps(tmp_path, monkeypatch, stops):
+    whole = distill(config(tmp_path / "whole"), progress=False)
+    steps = iter(range(1, 1000))
+    step_of = loop_module.Progress.step
+
+    def step(self, epoch, batch, meters):
+        if next(steps) in stops:
+            signal.raise_signal(signal.SIGINT)
+        step_of(self, epoch, batch, meters)
+
+    monkeypatch.setattr(loop_module.Progress, "step", step)
+    for _ in stops:
+        with pytest.raises(Interrupted):
+            distill(config(tmp_path / "stopped"), progress=False)
+    stopped = distill(config(tmp_path / "stopped"), progress=False)
+
+    assert_same(weights(whole), weights(stopped))
+    rows = [
+        [{key: value for key, value in row.items() if key != "seconds"} for row in run.read_metrics()]
+        for run in (whole, stopped)
+    ]
+    assert rows[0] == rows[1]
+    assert [row["epoch"] for row in rows[0]] == [1, 2, 3]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_killed_at_random_instants(tmp_path):
+    def command(out):
+        return [
+            *(sys.executable, "-m", "cmkd", "distill", "--student", "tiny_networks:student"),
+            *("--teacher", "tiny_networks:teacher", "--teacher_weights", "random", "--epochs", "12"),
+            *("--batch_size", "256", "--checkpoint_seconds", "0.1", "--seed", "3", "--out", str(out)),
+        ]
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": TESTS}
+    run = {"cwd": TESTS, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(command(tmp_path / "whole"), check=True, **run)
+    seed = random.randrange(2**32)
+    print("seed of the instants:", seed)  # shown if the test fails
+    instants = random.Random(seed)
+    killed = 0
+    for _ in range(2):
+        process = subprocess.Popen(command(tmp_path / "killed"), **run)
+        begun = time.monotonic()
+        while not (tmp_path / "killed/state").exists() and time.monotonic() - begun < 60:
+            time.sleep(0.02)
+        time.sleep(instants.uniform(0, 2))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+    assert killed, "every process was through before it was killed: the test tested nothing"
+    subprocess.run(command(tmp_path / "killed"), check=True, **run)
+    one, other = (read_state_dict(tmp_path / name / "student.safetensors") for name in ("whole", "killed"))
+    assert_same(one, other)
+
+
+@pytest.mark.usefixtures("tiny_networks")
+def test_a_finished_run_is_not_run_again(tmp_path):
+    first = distill(config(tmp_path / "run", epochs=1), progress=False)
+    written = (first.path / "result.json").stat().st_mtime_ns
+    distill(config(tmp_path / "run", epochs=1), progress=False)
+    assert (first.path / "result.json").stat().st_mtime_ns == written
