@@ -1,0 +1,141 @@
+"""What a data set is, and how its training part is split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cmkd.data.augment import resized_crop
+from cmkd.data.random import Stream, random_bits
+from cmkd.errors import InputError
+
+
+class Images(Protocol):
+    """Labelled images that are read by index."""
+
+    targets: Tensor
+    """Class of every image, `(N,)` int64, on the CPU."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+    def read(self, indices: Tensor, crops: Tensor | None = None) -> Tensor:
+        """Read images.
+
+        Args:
+            indices: Which ones, `(B,)` int64.
+            crops: For every image the four uniform numbers of a random resized crop, `(B, 4)` (see
+                `augment.crop_draws`); None reads the image whole, or its centre where shapes differ.
+
+        Returns:
+            uint8 `(B, channels, H, W)`.
+        """
+        ...
+
+
+class TensorImages:
+    """Images of one size that live in memory, on the CPU or on an accelerator.
+
+    Args:
+        images: uint8 `(N, channels, H, W)` with 1 or 3 channels.
+        targets: int64 `(N,)`.
+    """
+
+    def __init__(self, images: Tensor, targets: Tensor) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise InputError(
+                f"images are {images.dtype} {tuple(images.shape)}; expected uint8 (N, channels, H, W) "
+                "with 1 or 3 channels."
+            )
+        if targets.shape != images.shape[:1]:
+            raise InputError(f"there are {len(images)} images but targets of shape {tuple(targets.shape)}.")
+        self.images = images
+        self.targets = targets.cpu().long()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, indices: Tensor, crops: Tensor | None = None) -> Tensor:
+        """Gather images; indices lie on the images' device, and crops keep the images' own size."""
+        images = self.images[indices]
+        if crops is None:
+            return images
+        pairs = zip(images, crops.cpu(), strict=True)
+        return torch.stack([resized_crop(image, draws, size=image.shape[-1]) for image, draws in pairs])
+
+    def to(self, device: torch.device | str) -> TensorImages:
+        """Return these images on a device."""
+        return TensorImages(self.images.to(device), self.targets)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set for image classification.
+
+    Attributes:
+        name: How it was asked for.
+        classes: Names of the classes; a target is an index into them.
+        train: Training part. A validation part is split from it (`split`), never from the test part.
+        test: Test part.
+        mean: Mean of each of 3 channels, for pixels in [0, 1].
+        std: Standard deviation likewise.
+        image_size: Side of the square images that a network gets, in pixels.
+        augment: Augmentation that is customary for this set (see `augment.AUGMENTATIONS`).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images
+    test: Images
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int
+    augment: str
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 2:
+            raise InputError(f"{self.name} has {self.num_classes} class; a classifier needs at least 2.")
+        for part, images in (("training", self.train), ("test", self.test)):
+            if len(images) == 0:
+                raise InputError(f"{self.name} has no {part} images.")
+            low, high = int(images.targets.min()), int(images.targets.max())
+            if low < 0 or high >= self.num_classes:
+                raise InputError(
+                    f"{self.name} has the target {low if low < 0 else high} among its {part} images; "
+                    f"with {self.num_classes} classes, targets are 0 to {self.num_classes - 1}."
+                )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+
+def split(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Hold out a part of a set, the same fraction of every class.
+
+    Args:
+        targets: Class of every image, `(N,)` int64.
+        fraction: Part to hold out, in [0, 1). Of a class with n images round(fraction * n) are taken, but at
+            least one (for a fraction above 0) and never all of them.
+        seed: Decides which images; any integer.
+
+    Returns:
+        Indices that stay and indices that are held out, both sorted, int64.
+
+    Raises:
+        InputError: If the fraction lies outside [0, 1).
+    """
+    if not 0 <= fraction < 1:
+        raise InputError(f"the fraction to hold out is {fraction}; give a number from 0 to below 1.")
+    held_out = torch.zeros(len(targets), dtype=torch.bool)
+    for label in targets.unique():
+        members = (targets == label).nonzero().flatten()
+        count = min(max(round(fraction * len(members)), int(fraction > 0)), len(members) - 1)
+        keys = random_bits(members, seed=seed, view=0, stream=Stream.SPLIT)
+        held_out[members[keys.argsort(stable=True)[:count]]] = True
+    return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()

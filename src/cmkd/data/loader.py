@@ -1,0 +1,193 @@
+"""Batches of images: normalised, augmented, in an order and with pixels that (seed, view) decide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cmkd.data.augment import augment, crop_draws, require_known
+from cmkd.data.base import Images, TensorImages
+from cmkd.data.random import permutation
+from cmkd.errors import InputError
+
+_DECODING_WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a network is trained or judged on in one step.
+
+    Attributes:
+        images: Normalised, float32 `(B, 3, H, W)`, channels last in memory.
+        targets: Class of every image, `(B,)` int64.
+        indices: Index of every image in its data set, `(B,)` int64.
+        view: Which version of the images: augmentation is a function of (seed, index, view).
+    """
+
+    images: Tensor
+    targets: Tensor
+    indices: Tensor
+    view: int
+
+
+class Loader:
+    """Batches of a data set, the same ones for the same seed and view.
+
+    Images in memory are kept as uint8 on the device: a batch is a gather and a few tensor operations. Others
+    are decoded by worker processes.
+
+    Args:
+        images: Where to read from.
+        mean: Mean of each of 3 channels, for pixels in [0, 1]; images of 1 channel are repeated.
+        std: Standard deviation likewise.
+        batch_size: Images per batch, over all processes together.
+        indices: Which images, `(N,)` int64; all by default.
+        augment: One of `augment.AUGMENTATIONS`.
+        image_size: Side of the images in pixels; images of another size are scaled. Theirs by default.
+        seed: Decides order and augmentation.
+        shuffle: Another order in every view, instead of the order of `indices`.
+        drop_last: Leave out the last batch if it is not full.
+        device: Where the batches go.
+        workers: Processes that decode; by default 2, and none for images in memory.
+        rank: Number of this process.
+        world_size: Number of processes; each gets its part of every batch.
+
+    Raises:
+        InputError: If the batch does not fit the data or the processes, or the augmentation is unknown.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch_size: int,
+        indices: Tensor | None = None,
+        augment: str = "none",
+        image_size: int | None = None,
+        seed: int = 0,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        device: torch.device | str = "cpu",
+        workers: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        require_known(augment)
+        self.indices = torch.arange(len(images)) if indices is None else indices
+        _require_fit(batch_size, len(self.indices), world_size, training=shuffle or drop_last)
+        self.device = torch.device(device)
+        self.images = images.to(self.device) if isinstance(images, TensorImages) else images
+        self.batch_size = batch_size
+        self.augment = augment
+        self.image_size = image_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.workers = _DECODING_WORKERS if workers is None else workers
+        self.rank = rank
+        self.world_size = world_size
+        self._targets = images.targets.to(self.device)
+        # (pixel / 255 - mean) / std as pixel * scale + shift
+        channels = torch.tensor([list(mean), list(std)], device=self.device).view(2, 1, -1, 1, 1)
+        self._scale, self._shift = 1 / (255 * channels[1]), -channels[0] / channels[1]
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch, the same in every process."""
+        whole = len(self.indices) / self.batch_size
+        return math.floor(whole) if self.drop_last else math.ceil(whole)
+
+    @property
+    def num_samples(self) -> int:
+        """Number of images in an epoch, over all processes together."""
+        return len(self) * self.batch_size if self.drop_last else len(self.indices)
+
+    def epoch(self, view: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of one pass.
+
+        Args:
+            view: Number of the pass; decides the order and the augmentation.
+            start: Number of batches to leave out at the beginning, to go on in the middle of a pass.
+
+        Yields:
+            This process's part of every batch (empty if the last batch is smaller than the world).
+        """
+        order = permutation(self.indices, seed=self.seed, view=view) if self.shuffle else self.indices
+        batches = [self._part(batch) for batch in order.split(self.batch_size)[start : len(self)]]
+        read = (
+            self._gathered(batches, view)
+            if isinstance(self.images, TensorImages)
+            else self._decoded(batches, view)
+        )
+        for indices, pixels in read:
+            images = augment(pixels, indices, name=self.augment, seed=self.seed, view=view)
+            yield Batch(self._normalize(images), self._targets[indices], indices, view)
+
+    def _part(self, batch: Tensor) -> Tensor:
+        return batch.tensor_split(self.world_size)[self.rank]
+
+    def _crops(self, indices: Tensor, view: int) -> Tensor | None:
+        if self.augment != "resized_crop_flip":
+            return None
+        return crop_draws(indices, seed=self.seed, view=view)
+
+    def _gathered(self, batches: list[Tensor], view: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in batches:
+            indices = batch.to(self.device)
+            yield indices, self.images.read(indices, self._crops(indices, view))
+
+    def _decoded(self, batches: list[Tensor], view: int) -> Iterator[tuple[Tensor, Tensor]]:
+        requests = [(batch, self._crops(batch, view)) for batch in batches]
+        on_cuda = self.device.type == "cuda"
+        decoder = DataLoader(
+            _Requests(self.images, requests), batch_size=None, num_workers=self.workers, pin_memory=on_cuda
+        )
+        for batch, pixels in zip(batches, decoder, strict=True):
+            if isinstance(pixels, InputError):
+                raise pixels
+            yield batch.to(self.device), pixels.to(self.device, non_blocking=on_cuda)
+
+    def _normalize(self, pixels: Tensor) -> Tensor:
+        images = pixels.expand(-1, 3, -1, -1).to(torch.float32)
+        size = self.image_size
+        if size is not None and images.shape[-2:] != (size, size):
+            images = torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+        images = images.contiguous(memory_format=torch.channels_last)
+        return images.mul_(self._scale).add_(self._shift)
+
+
+class _Requests(Dataset[Tensor | InputError]):
+    """Whole batches as the items of a torch data set."""
+
+    def __init__(self, images: Images, requests: list[tuple[Tensor, Tensor | None]]) -> None:
+        self.images = images
+        self.requests = requests
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __getitem__(self, item: int) -> Tensor | InputError:
+        try:
+            return self.images.read(*self.requests[item])
+        except InputError as error:
+            return error  # raised in a worker, it would arrive with a traceback as its message
+
+
+def _require_fit(batch_size: int, images: int, world_size: int, *, training: bool) -> None:
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; give at least 1.")
+    if batch_size % world_size:
+        raise InputError(
+            f"batch_size {batch_size} cannot be shared equally by {world_size} processes; "
+            f"give a multiple of {world_size}."
+        )
+    if training and batch_size > images:
+        raise InputError(
+            f"batch_size {batch_size} is larger than the {images} images; give at most {images}."
+        )
