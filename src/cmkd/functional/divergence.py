@@ -1,0 +1,101 @@
+"""Softmax distributions at a temperature: log-probabilities, entropy, Kullback-Leibler divergence."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from cmkd.errors import InputError
+from cmkd.functional.precision import as_float, full_precision
+
+
+def log_probabilities(logits: Tensor, *, temperature: float = 1.0, dim: int = -1) -> Tensor:
+    r"""Logarithm of $\mathrm{softmax}(x / T)$, finite for all finite logits.
+
+    Args:
+        logits: Tensor of any shape. Half precision is computed and returned in float32.
+        temperature: $T > 0$.
+        dim: The dimension that holds the classes.
+
+    Returns:
+        Tensor of the shape of `logits`.
+
+    Raises:
+        InputError: The temperature is not positive.
+
+    Example:
+        >>> log_probabilities(torch.tensor([0.0, 2.0]), temperature=2.0).exp()
+        tensor([0.2689, 0.7311])
+    """
+    if not 0 < temperature < math.inf:
+        raise InputError(f"temperature is {temperature}: it has to be a positive number.")
+    with full_precision(logits):
+        x = as_float(logits)
+        # Shifted before it is divided, or a small temperature would overflow large logits.
+        log_p = torch.log_softmax((x - x.detach().amax(dim, keepdim=True)) / temperature, dim)
+        # -inf, where the row spans more than the floating range, would give NaN in 0 * log 0.
+        return log_p.clamp(min=torch.finfo(log_p.dtype).min)
+
+
+def entropy(logits: Tensor, *, temperature: float = 1.0, dim: int = -1) -> Tensor:
+    r"""Entropy $H(p) = -\sum_c p_c \log p_c$ of $p = \mathrm{softmax}(x / T)$, in nats.
+
+    Args:
+        logits: Tensor of any shape. Half precision is computed and returned in float32.
+        temperature: $T > 0$.
+        dim: The dimension that holds the C classes.
+
+    Returns:
+        Tensor of that shape without `dim`, in [0, log C].
+
+    Raises:
+        InputError: The temperature is not positive.
+
+    Example:
+        >>> entropy(torch.zeros(4))
+        tensor(1.3863)
+    """
+    with full_precision(logits):
+        log_p = log_probabilities(logits, temperature=temperature, dim=dim)
+        return -(log_p.exp() * log_p).sum(dim)
+
+
+def kl_divergence(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, dim: int = -1
+) -> Tensor:
+    r"""Divergence $\mathrm{KL}(p_t \| p_s)$ of two softmax distributions at temperature $T$, in nats.
+
+    Without the factor $T^2$ that distillation puts in front of it. Differentiable in both arguments.
+
+    Args:
+        student_logits: Tensor of any shape. Half precision is computed and returned in float32.
+        teacher_logits: Tensor of the same shape.
+        temperature: $T > 0$, for both.
+        dim: The dimension that holds the classes.
+
+    Returns:
+        Tensor of that shape without `dim`, not negative up to rounding.
+
+    Raises:
+        InputError: The shapes differ, or the temperature is not positive.
+
+    Example:
+        >>> kl_divergence(torch.tensor([0.0, 0.0]), torch.tensor([0.0, 2.0]), temperature=2.0)
+        tensor(0.1109)
+    """
+    if student_logits.shape != teacher_logits.shape:
+        raise InputError(
+            f"student logits have shape {tuple(student_logits.shape)}, teacher logits"
+            f" {tuple(teacher_logits.shape)}: a divergence needs the same shape."
+        )
+    with full_precision(student_logits):
+        log_p_student = log_probabilities(student_logits, temperature=temperature, dim=dim)
+        log_p_teacher = log_probabilities(teacher_logits, temperature=temperature, dim=dim)
+        return kl_of_log_probabilities(log_p_student, log_p_teacher, dim)
+
+
+def kl_of_log_probabilities(log_p_student: Tensor, log_p_teacher: Tensor, dim: int = -1) -> Tensor:
+    """Return the divergence of two distributions given by finite log-probabilities, summed over `dim`."""
+    return (log_p_teacher.exp() * (log_p_teacher - log_p_student)).sum(dim)

@@ -1,0 +1,43 @@
+"""Standardisation (z-scores) that survives constant, huge and tiny rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cmkd.functional.precision import as_float, full_precision
+
+
+def standardize(x: Tensor, dim: int = -1, *, correction: int = 0) -> Tensor:
+    r"""Subtract the mean along `dim` and divide by the standard deviation: $z = (x - \bar x) / \sigma$.
+
+    A constant row has no z-score; it gives exact zeros, with zero gradient. The row is first shifted by
+    its maximum and scaled by its range, which changes nothing in $z$ but keeps the squares away from
+    overflow and underflow, so rows around 1e30 or 1e-30 are as good as any other.
+
+    Args:
+        x: Tensor of any shape. Half precision is computed and returned in float32.
+        dim: The dimension that holds one row.
+        correction: Subtracted from the count in the variance; 1 gives the unbiased estimate.
+
+    Returns:
+        Tensor of the shape of `x`, in units of standard deviations. NaN or infinity in a row makes
+        that row NaN.
+
+    Example:
+        >>> standardize(torch.tensor([[1.0, 2.0, 3.0], [7.0, 7.0, 7.0]]))
+        tensor([[-1.2247,  0.0000,  1.2247],
+                [ 0.0000,  0.0000,  0.0000]])
+    """
+    with full_precision(x):
+        # Halved, so that even a row from -float max to +float max has a finite range.
+        half = as_float(x) * 0.5
+        top = half.detach().amax(dim, keepdim=True)
+        spread = top - half.detach().amin(dim, keepdim=True)
+        # Below this the reciprocal, which is the size of the gradient, would leave the floating range.
+        constant = spread < 1024 * torch.finfo(half.dtype).tiny
+        scaled = torch.where(constant, 0.0, (half - top) / torch.where(constant, 1.0, spread))
+        centred = scaled - scaled.mean(dim, keepdim=True)
+        count = x.shape[dim] if x.dim() else 1
+        variance = centred.square().sum(dim, keepdim=True) / max(count - correction, 1)
+        return centred * torch.where(constant, 1.0, variance).rsqrt()

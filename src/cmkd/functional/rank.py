@@ -1,0 +1,154 @@
+"""Ranks of the values in a row: exact, and soft ones that carry a gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from cmkd.errors import InputError, unknown_name
+from cmkd.functional.normalization import standardize
+from cmkd.functional.precision import as_float, full_precision
+from cmkd.functional.soft_rank_binned import binned_rank
+from cmkd.functional.soft_rank_l2 import permutahedron_rank
+from cmkd.functional.soft_rank_laplace import laplace_rank
+
+RankMethod = Literal["laplace", "l2", "binned"]
+
+# Up to here a softer rank is wanted: so few values are far apart, and a sharp rank gives them no gradient.
+FEW_CLASSES = 16
+
+
+@torch.no_grad()
+def exact_rank(x: Tensor, dim: int = -1) -> Tensor:
+    """Rank of every value within its row: 1 for the smallest, tied values share their average rank.
+
+    Args:
+        x: Tensor of any shape, without NaN.
+        dim: The dimension that holds one row of length C.
+
+    Returns:
+        Tensor of the shape of `x`, without gradient, in multiples of one half from 1 to C; float64 if `x`
+        is float64, else float32.
+
+    Example:
+        >>> exact_rank(torch.tensor([0.3, -1.0, 0.3, 2.0]))
+        tensor([2.5000, 1.0000, 2.5000, 4.0000])
+    """
+    # bfloat16 and float16 embed in float32 exactly; integers stay integers, which keeps every tie.
+    values = as_float(x) if x.is_floating_point() else x
+    rows = values.movedim(dim, -1).contiguous() if values.dim() else values.reshape(1)
+    ordered = rows.sort(dim=-1).values
+    below = torch.searchsorted(ordered, rows, right=False)
+    up_to = torch.searchsorted(ordered, rows, right=True)
+    rank = (below + up_to + 1).to(torch.float64 if x.dtype == torch.float64 else torch.float32) / 2
+    return rank.movedim(-1, dim) if values.dim() else rank.reshape(())
+
+
+def soft_rank(
+    x: Tensor,
+    *,
+    method: RankMethod = "laplace",
+    softness: float | None = None,
+    strength: float | None = None,
+    dim: int = -1,
+) -> Tensor:
+    r"""Differentiable rank of every value within its row, ascending from 1.
+
+    Every row is standardised first, so the result does not change when a row is shifted or scaled, and
+    `softness` means the same for 10, 100 and 1000 classes. Soft ranks tend to `exact_rank` as the softness
+    tends to 0; they always sum to C (C + 1) / 2, and a constant row gives (C + 1) / 2 everywhere with zero
+    gradient.
+
+    - `"laplace"`: smoothed empirical distribution of the row,
+      $R_i = \tfrac12 + \sum_j F\big((z_i - z_j) / b\big)$, $F$ the Laplace distribution function and
+      softness $b$ in standard deviations of the row. O(C log C).
+    - `"binned"`: the same idea on fixed knots, whose spacing is the softness (in standard deviations near
+      the middle of the row). No sort, O(C).
+    - `"l2"`: projection onto the permutahedron (Blondel et al. 2020, Fast Differentiable Sorting and
+      Ranking, eq. 6). The softness $k$ stands for the strength $\varepsilon = k / C$ on the standardised
+      row. Once every adjacent gap is below $\varepsilon$ this rank is an affine function of the values.
+
+    Args:
+        x: Tensor of any shape. Half precision is computed and returned in float32.
+        method: `"laplace"`, `"l2"` or `"binned"`.
+        softness: See above; `default_softness(method, C)` if None.
+        strength: For `"l2"` only, instead of `softness`: the raw regularisation strength on the raw `x`, as
+            in torchsort and fast-soft-sort.
+        dim: The dimension that holds one row of length C.
+
+    Returns:
+        Tensor of the shape of `x`, between 1/2 and C + 1/2.
+
+    Raises:
+        InputError: Unknown method; softness or strength not positive; strength without `"l2"` or beside
+            softness.
+
+    Example:
+        >>> x = torch.tensor([0.0, 1.0, 2.0, 10.0])
+        >>> soft_rank(x, method="laplace", softness=0.3)
+        tensor([1.3028, 2.0000, 2.6972, 4.0000])
+        >>> soft_rank(x, method="l2", strength=1.0)
+        tensor([1.0000, 2.0000, 3.0000, 4.0000])
+    """
+    _check_options(method, softness, strength)
+    with full_precision(x):
+        rows = as_float(x).movedim(dim, -1) if x.dim() else as_float(x).reshape(1)
+        if strength is not None:
+            rank = permutahedron_rank(rows, strength)
+        else:
+            classes = rows.shape[-1]
+            chosen = default_softness(method, classes) if softness is None else softness
+            rank = _METHODS[method](standardize(rows), chosen)
+        return rank.movedim(-1, dim) if x.dim() else rank.reshape(())
+
+
+def default_softness(method: RankMethod, num_classes: int) -> float:
+    """Softness that `soft_rank` takes for rows of `num_classes` values.
+
+    Args:
+        method: `"laplace"`, `"l2"` or `"binned"`.
+        num_classes: Length C of a row.
+
+    Returns:
+        Standard deviations of a row for `"laplace"` and `"binned"`, the factor k for `"l2"`.
+
+    Raises:
+        InputError: Unknown method.
+
+    Example:
+        >>> default_softness("laplace", 100), default_softness("laplace", 10)
+        (0.1, 0.3)
+    """
+    few = num_classes <= FEW_CLASSES
+    if method == "laplace":
+        return 0.3 if few else 0.1
+    if method == "binned":
+        return 0.25 if few else 0.0625
+    if method == "l2":
+        return 3.0
+    raise unknown_name("rank method", str(method), get_args(RankMethod))
+
+
+_METHODS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "laplace": laplace_rank,
+    "binned": binned_rank,
+    "l2": lambda z, softness: permutahedron_rank(z, softness / z.shape[-1]),
+}
+
+
+def _check_options(method: str, softness: float | None, strength: float | None) -> None:
+    if method not in _METHODS:
+        raise unknown_name("rank method", str(method), _METHODS)
+    for name, value in (("softness", softness), ("strength", strength)):
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"{name} is {value}: it has to be a positive number.")
+    if strength is not None and method != "l2":
+        raise InputError(f"strength belongs to method 'l2', not {method!r}: give softness instead.")
+    if strength is not None and softness is not None:
+        raise InputError(
+            f"softness {softness} and strength {strength} are two ways to say one thing: give one of them."
+        )

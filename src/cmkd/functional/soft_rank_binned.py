@@ -1,0 +1,35 @@
+"""Soft rank from a histogram on fixed knots: no sort, and the same cost for any softness."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def binned_rank(z: Tensor, softness: float) -> Tensor:
+    r"""Return the rank by a piecewise linear empirical distribution function of every row, in O(C + K).
+
+    The values are squashed into (-1, 1) by softsign, $u = z / (1 + |z|)$, and each is shared linearly
+    between the two of the $K = \lceil 2 / softness \rceil + 1$ uniform knots around it. The rank is the
+    number of values below, read off the cumulative histogram by the same linear interpolation.
+
+    Args:
+        z: Standardised rows, (..., C), float32 or float64.
+        softness: Distance of the knots, in the units of `z` near 0.
+
+    Returns:
+        Soft ranks, (..., C).
+    """
+    knots = math.ceil(2 / softness) + 1
+    place = (z / (1 + z.abs()) + 1) * ((knots - 1) / 2)
+    left = place.detach().floor().long().clamp(0, knots - 2)
+    right_share = place - left
+    left_share = 1 - right_share
+
+    histogram = torch.zeros(*z.shape[:-1], knots, dtype=z.dtype, device=z.device)
+    histogram = histogram.scatter_add(-1, left, left_share).scatter_add(-1, left + 1, right_share)
+    # A knot counts half of its own values as below it, which keeps ranks symmetric and ties averaged.
+    below = histogram.cumsum(-1) - histogram / 2
+    return 0.5 + left_share * below.gather(-1, left) + right_share * below.gather(-1, left + 1)

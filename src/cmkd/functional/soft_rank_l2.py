@@ -1,0 +1,59 @@
+"""Soft rank as the projection onto the permutahedron (Blondel et al. 2020)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def permutahedron_rank(x: Tensor, strength: float) -> Tensor:
+    r"""Return the Euclidean projection of $x / \varepsilon$ onto the permutahedron of $(C, \dots, 1)$.
+
+    With $s$ the row $x / \varepsilon$ in descending order and $w = (C, \dots, 1)$, the projection is
+    $s - v$, $v$ the non-increasing isotonic regression of $s - w$ (Blondel et al. 2020, proposition 3).
+    Its optimum is constant on blocks of neighbours, so it equals $(s - \bar s_B) + \bar w_B$ with the means
+    over the block, which is how it is computed: a value alone in its block gets its exact rank.
+
+    Args:
+        x: Rows, (..., C), float32 or float64.
+        strength: Regularisation strength $\varepsilon$, in the units of `x`.
+
+    Returns:
+        Soft ranks, (..., C).
+    """
+    classes = x.shape[-1]
+    ordered, order = (x.reshape(-1, classes) / strength).sort(dim=-1, descending=True)
+    weight = torch.arange(classes, 0, -1, dtype=x.dtype, device=x.device).expand_as(ordered)
+    block = isotonic_blocks((ordered - weight).detach())
+    rank = ordered - _block_mean(ordered, block) + _block_mean(weight, block)
+    return torch.zeros_like(rank).scatter(-1, order, rank).reshape(x.shape)
+
+
+@torch.no_grad()
+def isotonic_blocks(y: Tensor) -> Tensor:
+    """Find the blocks on which the non-increasing isotonic regression of every row is constant.
+
+    Pool adjacent violators, all at once: every round merges each maximal run of blocks with rising means,
+    for the whole batch. The outcome of the algorithm does not depend on the order of the merges. The
+    number of rounds depends on the data, so each of them waits for the device once.
+
+    Args:
+        y: Rows, (M, C).
+
+    Returns:
+        Index of the block of every entry, (M, C) int64, from 0 and rising along the row.
+    """
+    starts = torch.ones_like(y, dtype=torch.bool)
+    while True:
+        block = starts.cumsum(-1) - 1
+        mean = _block_mean(y, block)
+        rising = starts[:, 1:] & (mean[:, :-1] < mean[:, 1:])
+        if not rising.any():
+            return block
+        starts[:, 1:] &= ~rising
+
+
+def _block_mean(values: Tensor, block: Tensor) -> Tensor:
+    total = torch.zeros_like(values).scatter_add(-1, block, values)
+    count = torch.zeros_like(values).scatter_add(-1, block, torch.ones_like(values))
+    return (total / count.clamp(min=1)).gather(-1, block)

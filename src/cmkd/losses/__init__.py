@@ -1,0 +1,40 @@
+"""Distillation losses on logits, one method per file. Needs torch and nothing else.
+
+Each is a function and a thin module, called as `loss(student_logits, teacher_logits, target)`:
+
+    from cmkd import CMKDLoss
+
+    distill = CMKDLoss()
+    for images, target in loader:
+        logits = student(images)
+        with torch.no_grad():
+            teacher_logits = teacher(images)
+        loss = F.cross_entropy(logits, target) + distill(logits, teacher_logits, target)
+
+A loss is the distillation term alone; `loss.task_weight` is the weight its paper gives to the
+cross-entropy beside it (1 for all but KD).
+"""
+
+from cmkd.losses.base import DistillationLoss, Reduction
+from cmkd.losses.cmkd import CMKDLoss, cmkd_loss
+from cmkd.losses.cmkd_options import CMKDParts
+from cmkd.losses.discovery import available, resolve
+from cmkd.losses.dist import DISTLoss, dist_loss
+from cmkd.losses.dkd import DKDLoss, dkd_loss
+from cmkd.losses.kd import KDLoss, kd_loss
+
+__all__ = [
+    "CMKDLoss",
+    "CMKDParts",
+    "DISTLoss",
+    "DKDLoss",
+    "DistillationLoss",
+    "KDLoss",
+    "Reduction",
+    "available",
+    "cmkd_loss",
+    "dist_loss",
+    "dkd_loss",
+    "kd_loss",
+    "resolve",
+]

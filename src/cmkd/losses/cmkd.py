@@ -1,0 +1,249 @@
+"""CMKD: match the teacher's values (Pearson) and its ranking of the classes (Spearman)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from cmkd.functional import RankMethod, exact_rank, log_probabilities, pearson, soft_rank, standardize
+from cmkd.functional.precision import full_precision
+from cmkd.losses.base import DistillationLoss, Reduction, flatten, reduce
+from cmkd.losses.cmkd_options import CMKDParts, Combination, HardSamples, PearsonInput, check_cmkd_options
+from cmkd.losses.difficulty import Difficulty, DifficultyScale, difficulty_weight, sample_difficulty
+from cmkd.losses.dist import intra_class
+from cmkd.losses.watch import SpearmanWatch, shared_watch
+
+
+def cmkd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor | None = None,
+    *,
+    alpha: float = 32.0,
+    tau: float = 1.0,
+    pearson_input: PearsonInput = "zscore",
+    rank_method: RankMethod = "laplace",
+    rank_softness: float | None = None,
+    difficulty: Difficulty = "teacher_entropy",
+    difficulty_scale: DifficultyScale = "batch_rank",
+    hard_samples: HardSamples = "ranks",
+    constant_weight: float = 0.5,
+    combination: Combination = "convex",
+    pearson_weight: float = 1.0,
+    spearman_weight: float = 1.0,
+    intra_weight: float = 0.0,
+    reduction: Reduction = "mean",
+    parts: bool = False,
+    watch: SpearmanWatch | None = None,
+) -> Any:
+    r"""Our reconstruction of CMKD: per sample, $\alpha \, [(1 - w_i) P_i + w_i S_i]$.
+
+    $P_i = 1 - r(p_s, p_t)$ compares values by Pearson correlation; $S_i = 1 - r(R(s), \mathrm{rank}(t))$
+    compares rankings, with a soft rank $R$ on the student's side. The weight $w_i$ grows with the difficulty
+    of the sample and carries no gradient. Niu et al. 2024, Efficient and Robust Knowledge Distillation from A
+    Stronger Teacher Based on Correlation Matching (arXiv 2410.06561), is known to us by its abstract and its
+    captions; the equations are ours, and each decision in them is an option, described at `CMKDLoss`.
+
+    The distillation term alone, without cross-entropy. Defined for all finite logits: a constant row
+    correlates 0 with anything, with zero gradient. With two classes every correlation is +1 or -1, with zero
+    gradient: use `kd_loss`. A class masked with -1e4 squeezes all others into a tie: leave its column out.
+
+    Args:
+        student_logits: (N, C) or (N, C, *); positions count as samples.
+        teacher_logits: Of the same shape; no gradient flows into it.
+        target: (N,) or (N, *) int64; read by difficulty `"teacher_ce"`, otherwise only checked.
+        alpha: See `CMKDLoss` for this and all that follow.
+        tau: Temperature.
+        pearson_input: What the Pearson term compares.
+        rank_method: Soft rank of the student.
+        rank_softness: Softness of that rank.
+        difficulty: Measure of difficulty.
+        difficulty_scale: How it is spread over the batch.
+        hard_samples: What hard samples lean on.
+        constant_weight: The w of difficulty `"constant"`.
+        combination: How w enters.
+        pearson_weight: Factor of P.
+        spearman_weight: Factor of S.
+        intra_weight: Factor of the intra-class term.
+        reduction: `"mean"` or `"sum"` over samples and positions, or `"none"`.
+        parts: Return `CMKDParts` in place of the loss alone.
+        watch: Counts calls for the warning below; None takes one per rank method and softness.
+
+    Returns:
+        The loss, a scalar or (N, *) for `"none"`, float64 if an input is float64, else float32; with `parts`
+        a `CMKDParts`.
+
+    Raises:
+        InputError: Input or option out of its domain; see `cmkd.losses.base.flatten`.
+
+    Warns:
+        UserWarning: Once, if the soft ranks have become an affine function of the logits, which makes the
+            Spearman term a second Pearson term; or if there are only two classes.
+
+    Example:
+        >>> student = torch.tensor([[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]])
+        >>> teacher = torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]])
+        >>> parts = cmkd_loss(student, teacher, alpha=1.0, difficulty="constant", parts=True)
+        >>> parts.pearson
+        tensor([0.0000, 1.7263])
+    """
+    check_cmkd_options(
+        alpha=alpha,
+        tau=tau,
+        pearson_input=pearson_input,
+        rank_method=rank_method,
+        rank_softness=rank_softness,
+        difficulty=difficulty,
+        difficulty_scale=difficulty_scale,
+        hard_samples=hard_samples,
+        constant_weight=constant_weight,
+        combination=combination,
+        pearson_weight=pearson_weight,
+        spearman_weight=spearman_weight,
+        intra_weight=intra_weight,
+        reduction=reduction,
+    )
+    with full_precision(student_logits):
+        student, teacher, labels, shape = flatten(student_logits, teacher_logits, target)
+
+        if difficulty == "constant":
+            hardness = weight = torch.full_like(student[:, 0], constant_weight)
+        else:
+            hardness = sample_difficulty(student, teacher, labels, measure=difficulty, tau=tau)
+            weight = difficulty_weight(hardness, difficulty_scale)
+            if hard_samples == "values":
+                weight = 1 - weight
+
+        student_values = _pearson_input(student, pearson_input, tau)
+        teacher_values = _pearson_input(teacher, pearson_input, tau)
+        value_term = 1 - pearson(student_values, teacher_values)
+
+        soft = soft_rank(student, method=rank_method, softness=rank_softness)
+        rank_term = 1 - pearson(soft, exact_rank(teacher))
+        if not torch.compiler.is_compiling():
+            watch = watch or shared_watch(rank_method, rank_softness)
+            watch.look(soft, student, method=rank_method, softness=rank_softness)
+
+        value_share = 1 - weight if combination == "convex" else torch.ones_like(weight)
+        per_sample = pearson_weight * value_share * value_term + spearman_weight * weight * rank_term
+        intra = intra_class(student_values, teacher_values) if intra_weight else torch.zeros_like(weight[0])
+        loss = reduce(alpha * (per_sample + intra_weight * intra), shape, reduction)
+    if not parts:
+        return loss
+    per_row = (part.detach().reshape(shape) for part in (value_term, rank_term, weight, hardness))
+    return CMKDParts(loss, *per_row, intra.detach())
+
+
+class CMKDLoss(DistillationLoss):
+    r"""Our reconstruction of CMKD, module form of `cmkd_loss`: $\alpha \, [(1 - w_i) P_i + w_i S_i]$.
+
+    The distillation term alone; the objective is `cross_entropy + loss`.
+
+    Args:
+        alpha: Scale $\alpha$ of the whole term.
+        tau: Temperature $\tau > 0$ of probabilities and entropies (in standard deviations where logits are
+            z-scored).
+        pearson_input: What the Pearson term compares: `"zscore"`, $\mathrm{softmax}(z / \tau)$ of the
+            z-scored logits $z$; `"softmax"`, $\mathrm{softmax}(x / \tau)$; `"logits"`, $x$ itself.
+        rank_method: Soft rank on the student's side: `"laplace"`, `"binned"` or `"l2"`, see
+            `cmkd.functional.soft_rank`. The teacher's side always has the exact, tie-averaged rank.
+        rank_softness: Softness of that rank; None takes `cmkd.functional.default_softness`.
+        difficulty: `"teacher_entropy"`, `"student_entropy"`, `"teacher_ce"` (reads the target) or
+            `"constant"`; see `cmkd.losses.difficulty.sample_difficulty`.
+        difficulty_scale: `"batch_rank"`, `"batch_standardize"` or `"none"`: how difficulties are spread over
+            [0, 1] within the batch. The raw entropy of z-scored logits is close to 1 for nearly every sample,
+            which would leave the ranking alone; batch ranks have mean 1/2 by construction.
+        hard_samples: What hard samples lean on: `"ranks"` (w grows with the difficulty) or `"values"` (w
+            falls with it, as 1 - w).
+        constant_weight: The w of every sample if difficulty is `"constant"`, in [0, 1]; scale and direction
+            do not apply to it.
+        combination: `"convex"`, $(1 - w) P + w S$, or `"independent"`, $P + w S$.
+        pearson_weight: Further factor of the Pearson term.
+        spearman_weight: Further factor of the Spearman term.
+        intra_weight: Factor of the mean over classes of 1 - Pearson correlation along the batch, as in DIST,
+            on what `pearson_input` names. Inside the bracket, so times alpha.
+        reduction: `"mean"` or `"sum"` over samples and positions, or `"none"`, where every sample carries the
+            common intra-class term, so that the mean of `"none"` is `"mean"`.
+
+    Example:
+        >>> distill = CMKDLoss(alpha=8.0)
+        >>> logits, target = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([1])
+        >>> teacher_logits = torch.tensor([[1.0, 3.0, 2.0]])
+        >>> loss = F.cross_entropy(logits, target) + distill(logits, teacher_logits, target)
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 32.0,
+        tau: float = 1.0,
+        pearson_input: PearsonInput = "zscore",
+        rank_method: RankMethod = "laplace",
+        rank_softness: float | None = None,
+        difficulty: Difficulty = "teacher_entropy",
+        difficulty_scale: DifficultyScale = "batch_rank",
+        hard_samples: HardSamples = "ranks",
+        constant_weight: float = 0.5,
+        combination: Combination = "convex",
+        pearson_weight: float = 1.0,
+        spearman_weight: float = 1.0,
+        intra_weight: float = 0.0,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(reduction=reduction)
+        self.alpha = alpha
+        self.tau = tau
+        self.pearson_input = pearson_input
+        self.rank_method = rank_method
+        self.rank_softness = rank_softness
+        self.difficulty = difficulty
+        self.difficulty_scale = difficulty_scale
+        self.hard_samples = hard_samples
+        self.constant_weight = constant_weight
+        self.combination = combination
+        self.pearson_weight = pearson_weight
+        self.spearman_weight = spearman_weight
+        self.intra_weight = intra_weight
+        check_cmkd_options(**self.options)
+        self.watch = SpearmanWatch()
+
+    @overload
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        target: Tensor | None = ...,
+        *,
+        parts: Literal[False] = ...,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        target: Tensor | None = ...,
+        *,
+        parts: Literal[True],
+    ) -> CMKDParts: ...
+
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        target: Tensor | None = None,
+        *,
+        parts: bool = False,
+    ) -> Tensor | CMKDParts:
+        """Return the loss, or with `parts` its parts; shapes and errors as in `cmkd_loss`."""
+        return cmkd_loss(
+            student_logits, teacher_logits, target, parts=parts, watch=self.watch, **self.options
+        )
+
+
+def _pearson_input(logits: Tensor, kind: PearsonInput, tau: float) -> Tensor:
+    if kind == "logits":
+        return logits
+    return log_probabilities(standardize(logits) if kind == "zscore" else logits, temperature=tau).exp()

@@ -1,0 +1,131 @@
+"""Decoupled knowledge distillation: the target class apart from the ranking of the others."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from cmkd.errors import InputError
+from cmkd.functional import log_probabilities, standardize
+from cmkd.functional.divergence import kl_of_log_probabilities
+from cmkd.functional.precision import full_precision
+from cmkd.losses.base import DistillationLoss, Reduction, check_choice, check_number, flatten, reduce
+
+
+def dkd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor | None = None,
+    *,
+    temperature: float = 4.0,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    logit_standardization: bool = False,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""DKD, $T^2 \big(\alpha\,\mathrm{TCKD} + \beta\,\mathrm{NCKD}\big)$.
+
+    TCKD is the divergence of the binary distributions (target class, all others), NCKD that of the
+    distributions over the other classes alone, both at temperature $T$: Zhao et al. 2022, Decoupled
+    Knowledge Distillation (arXiv 2203.08679), eq. 7. The target's column is left out exactly, where the
+    published code subtracts 1000 from it. The distillation term alone; the paper adds cross-entropy with
+    weight 1 and raises this term's weight linearly from 0 over the first 20 epochs.
+
+    Args:
+        student_logits: (N, C) or (N, C, *).
+        teacher_logits: Of the same shape; no gradient flows into it.
+        target: (N,) or (N, *) int64; required.
+        temperature: $T > 0$.
+        alpha: Weight $\alpha$ of the target part.
+        beta: Weight $\beta$ of the non-target part; 2, 6 or 8 in the paper's tables, by network pair.
+        logit_standardization: z-score both logits per row first, with the unbiased standard deviation (Sun
+            et al. 2024, arXiv 2403.01427).
+        reduction: `"mean"` or `"sum"` over samples and positions, or `"none"`.
+
+    Returns:
+        A scalar, or (N, *) for `"none"`; float64 if an input is float64, else float32.
+
+    Raises:
+        InputError: No target; input or option out of its domain, see `cmkd.losses.base.flatten`.
+
+    Example:
+        >>> student, teacher = torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([[4.0, 0.0, 0.0]])
+        >>> dkd_loss(student, teacher, torch.tensor([0]), temperature=4.0)
+        tensor(0.9615)
+    """
+    _check_options(temperature, alpha, beta, reduction)
+    if target is None:
+        raise InputError(
+            "DKD treats the target class apart, but target is None: pass the labels, (N,) int64."
+        )
+    with full_precision(student_logits):
+        student, teacher, labels, shape = flatten(student_logits, teacher_logits, target)
+        assert labels is not None  # for the type checker: flatten keeps the target it is given
+        if logit_standardization:
+            student, teacher = standardize(student, correction=1), standardize(teacher, correction=1)
+        binary_student, others_student = _decouple(student, labels, temperature)
+        binary_teacher, others_teacher = _decouple(teacher, labels, temperature)
+        target_part = kl_of_log_probabilities(binary_student, binary_teacher)
+        other_part = kl_of_log_probabilities(others_student, others_teacher)
+        return reduce(temperature**2 * (alpha * target_part + beta * other_part), shape, reduction)
+
+
+class DKDLoss(DistillationLoss):
+    r"""Module form of `dkd_loss`: $T^2 (\alpha\,\mathrm{TCKD} + \beta\,\mathrm{NCKD})$.
+
+    The distillation term alone; the objective is `cross_entropy + loss`, with the paper's linear warm-up
+    of this term over the first 20 epochs left to the training loop.
+
+    Args:
+        temperature: $T > 0$.
+        alpha: Weight $\alpha$ of the target part.
+        beta: Weight $\beta$ of the non-target part.
+        logit_standardization: z-score both logits per row first (Sun et al. 2024).
+        reduction: `"mean"` or `"sum"` over samples and positions, or `"none"`.
+
+    Example:
+        >>> distill = DKDLoss(beta=2.0)
+        >>> logits, target = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([1])
+        >>> teacher_logits = torch.tensor([[1.0, 3.0, 2.0]])
+        >>> loss = F.cross_entropy(logits, target) + distill(logits, teacher_logits, target)
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 4.0,
+        alpha: float = 1.0,
+        beta: float = 8.0,
+        logit_standardization: bool = False,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(reduction=reduction)
+        _check_options(temperature, alpha, beta, reduction)
+        self.temperature = temperature
+        self.alpha = alpha
+        self.beta = beta
+        self.logit_standardization = logit_standardization
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None = None) -> Tensor:
+        """Return the loss; arguments, shapes and errors as in `dkd_loss`."""
+        return dkd_loss(student_logits, teacher_logits, target, **self.options)
+
+
+def _decouple(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities of (target, others), (M, 2), and within the others, (M, C - 1)."""
+    log_p = log_probabilities(logits, temperature=temperature)
+    column = target.unsqueeze(1)
+    others = torch.arange(logits.shape[1] - 1, device=logits.device).expand(logits.shape[0], -1)
+    others = others + (others >= column)
+    log_p_others = log_p.gather(1, others).logsumexp(1, keepdim=True)
+    binary = torch.cat([log_p.gather(1, column), log_p_others], dim=1)
+    return binary, log_probabilities(logits.gather(1, others), temperature=temperature)
+
+
+def _check_options(temperature: float, alpha: float, beta: float, reduction: str) -> None:
+    check_number("temperature", temperature, positive=True)
+    check_number("alpha", alpha)
+    check_number("beta", beta)
+    check_choice("reduction", reduction, get_args(Reduction))
