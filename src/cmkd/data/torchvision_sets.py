@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import struct
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from cmkd.errors import InputError
 
 _DEFAULT_ROOT = Path("data")
 _CIFAR_MEAN, _CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-_FASHION_PARTS = {"train": "train", "test": "t10k"}
+_FASHION_PARTS = ("train", "t10k")
 
 
 def cifar10(root: Path | None) -> ImageData:
@@ -48,7 +49,7 @@ def fashion_mnist(root: Path | None) -> ImageData:
             torch.from_numpy(read_idx(folder, f"{official}-images-idx3-ubyte")).unsqueeze(1),
             torch.from_numpy(read_idx(folder, f"{official}-labels-idx1-ubyte").astype(np.int64)),
         )
-        for official in _FASHION_PARTS.values()
+        for official in _FASHION_PARTS
     )
     return ImageData(
         name="fashion-mnist",
@@ -119,19 +120,24 @@ def _cifar(name: str, dataset: Callable[..., Any], root: Path | None) -> ImageDa
 
 
 def _find_fashion(root: Path) -> Path | None:
-    first = f"{_FASHION_PARTS['train']}-images-idx3-ubyte"
+    names = [f"{part}-{kind}-ubyte" for part in _FASHION_PARTS for kind in ("images-idx3", "labels-idx1")]
     for folder in (root, root / "FashionMNIST" / "raw"):
-        if (folder / first).exists() or (folder / f"{first}.gz").exists():
+        if all((folder / name).exists() or (folder / f"{name}.gz").exists() for name in names):
             return folder
     return None
 
 
 def _download(dataset: Callable[..., Any], name: str, root: Path, files: str) -> None:
+    existed = root.exists()
     try:
         dataset(root, download=True)
     except Exception as error:  # URLError, HTTPError, OSError, RuntimeError: whatever a download can run into
+        folders = [root / "FashionMNIST" / "raw", root / "FashionMNIST", *([] if existed else [root])]
+        for folder in folders:  # torchvision makes them before it tries; those that stayed empty go again
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         raise InputError(
-            f"{name} is not in {root} and could not be downloaded ({error}). "
+            f"{name} is not in {root} and could not be downloaded ({' '.join(str(error).split())}). "
             f"Put {files} into {root}, or name the folder that has them as the root."
         ) from error
 
