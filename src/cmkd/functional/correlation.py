@@ -28,8 +28,9 @@ def pearson(x: Tensor, y: Tensor, dim: int = -1) -> Tensor:
         InputError: The shapes differ.
 
     Example:
+        >>> import torch
         >>> pearson(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([1.0, 2.0, 3.0, 10.0]))
-        tensor(0.8783)
+        tensor(0.8854)
     """
     _check_same_shape(x, y)
     with full_precision(x):
@@ -57,6 +58,7 @@ def spearman(x: Tensor, y: Tensor, dim: int = -1) -> Tensor:
         InputError: The shapes differ.
 
     Example:
+        >>> import torch
         >>> spearman(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([1.0, 20.0, 3.0, 300.0]))
         tensor(0.8000)
     """

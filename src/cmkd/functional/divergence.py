@@ -26,6 +26,7 @@ def log_probabilities(logits: Tensor, *, temperature: float = 1.0, dim: int = -1
         InputError: The temperature is not positive.
 
     Example:
+        >>> import torch
         >>> log_probabilities(torch.tensor([0.0, 2.0]), temperature=2.0).exp()
         tensor([0.2689, 0.7311])
     """
@@ -54,6 +55,7 @@ def entropy(logits: Tensor, *, temperature: float = 1.0, dim: int = -1) -> Tenso
         InputError: The temperature is not positive.
 
     Example:
+        >>> import torch
         >>> entropy(torch.zeros(4))
         tensor(1.3863)
     """
@@ -82,6 +84,7 @@ def kl_divergence(
         InputError: The shapes differ, or the temperature is not positive.
 
     Example:
+        >>> import torch
         >>> kl_divergence(torch.tensor([0.0, 0.0]), torch.tensor([0.0, 2.0]), temperature=2.0)
         tensor(0.1109)
     """

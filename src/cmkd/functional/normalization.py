@@ -25,6 +25,7 @@ def standardize(x: Tensor, dim: int = -1, *, correction: int = 0) -> Tensor:
         that row NaN.
 
     Example:
+        >>> import torch
         >>> standardize(torch.tensor([[1.0, 2.0, 3.0], [7.0, 7.0, 7.0]]))
         tensor([[-1.2247,  0.0000,  1.2247],
                 [ 0.0000,  0.0000,  0.0000]])

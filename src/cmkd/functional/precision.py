@@ -17,5 +17,5 @@ def full_precision(x: Tensor) -> AbstractContextManager[object]:
 
 
 def as_float(x: Tensor) -> Tensor:
-    """Return `x` in float64 if it is float64, else in float32 (half precision sums overflow at 256 classes)."""
+    """Return float64 as it is and all else in float32: sums of squared ranks overflow half precision."""
     return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)

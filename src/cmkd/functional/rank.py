@@ -35,6 +35,7 @@ def exact_rank(x: Tensor, dim: int = -1) -> Tensor:
         is float64, else float32.
 
     Example:
+        >>> import torch
         >>> exact_rank(torch.tensor([0.3, -1.0, 0.3, 2.0]))
         tensor([2.5000, 1.0000, 2.5000, 4.0000])
     """
@@ -88,11 +89,12 @@ def soft_rank(
             softness.
 
     Example:
+        >>> import torch
         >>> x = torch.tensor([0.0, 1.0, 2.0, 10.0])
         >>> soft_rank(x, method="laplace", softness=0.3)
-        tensor([1.3028, 2.0000, 2.6972, 4.0000])
-        >>> soft_rank(x, method="l2", strength=1.0)
-        tensor([1.0000, 2.0000, 3.0000, 4.0000])
+        tensor([1.3085, 2.0003, 2.6922, 3.9990])
+        >>> soft_rank(x, method="l2", strength=2.0)
+        tensor([1.5000, 2.0000, 2.5000, 4.0000])
     """
     _check_options(method, softness, strength)
     with full_precision(x):

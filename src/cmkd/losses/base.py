@@ -64,6 +64,7 @@ class DistillationLoss(nn.Module):
         return {name: getattr(self, name) for name in self.option_names}
 
     def extra_repr(self) -> str:
+        """Show the hyper-parameters where the module is printed."""
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
 
 
@@ -151,21 +152,20 @@ def _check_logits(who: str, logits: object) -> None:
         )
     if shape[1] < 2:
         raise InputError(
-            f"{who} logits have shape {shape}, so {shape[1]} class: distillation compares classes and needs two"
-            " or more; give a binary classifier two logits."
+            f"{who} logits have shape {shape}, so {shape[1]} class(es): distillation compares classes and"
+            " needs two or more; give a binary classifier two logits."
         )
     if logits.numel() == 0:
-        raise InputError(
-            f"{who} logits have shape {shape}: the batch is empty; skip it or drop the last batch."
-        )
+        raise InputError(f"{who} logits have shape {shape}, which is empty: skip this batch.")
 
 
 def _check_match(student: Tensor, teacher: Tensor) -> None:
     shapes = f"teacher logits {tuple(teacher.shape)}, student logits {tuple(student.shape)}"
     if student.shape[1] != teacher.shape[1]:
         raise InputError(
-            f"teacher has {teacher.shape[1]} classes, student {student.shape[1]} ({shapes}): both have to score"
-            " the same classes in the same order; take a teacher trained on these classes, or select its columns."
+            f"teacher has {teacher.shape[1]} classes, student {student.shape[1]} ({shapes}): both have to"
+            " score the same classes in the same order; take a teacher trained on these classes, or select"
+            " its columns."
         )
     if student.shape != teacher.shape:
         raise InputError(
@@ -174,8 +174,8 @@ def _check_match(student: Tensor, teacher: Tensor) -> None:
         )
     if student.device != teacher.device:
         raise InputError(
-            f"teacher logits are on {teacher.device}, student logits on {student.device}: move one of them, for"
-            " example with `teacher_logits.to(student_logits.device)`."
+            f"teacher logits are on {teacher.device}, student logits on {student.device}: move one of them,"
+            " for example with `teacher_logits.to(student_logits.device)`."
         )
 
 
@@ -188,8 +188,8 @@ def _check_target(target: object, shape: torch.Size, logits: Tensor) -> None:
         )
     if target.shape != shape:
         raise InputError(
-            f"target has shape {tuple(target.shape)}: logits of shape {tuple(logits.shape)} need class indices of"
-            f" shape {tuple(shape)}."
+            f"target has shape {tuple(target.shape)}: logits of shape {tuple(logits.shape)} need class"
+            f" indices of shape {tuple(shape)}."
         )
     if target.device != logits.device:
         raise InputError(f"target is on {target.device}, logits on {logits.device}: move one of them.")
@@ -201,8 +201,8 @@ def _check_values(who: str, logits: Tensor) -> None:
         return
     bad = int((~logits.isfinite()).sum())
     raise InputError(
-        f"{who} logits hold NaN or infinity in {bad} of {logits.numel()} places: lower the learning rate, check"
-        " the weights and the input, or mask classes with a large negative number such as -1e4 instead of -inf."
+        f"{who} logits hold NaN or infinity in {bad} of {logits.numel()} places: lower the learning rate,"
+        " check the weights and the input, and leave masked classes out instead of giving them -inf."
     )
 
 
@@ -210,6 +210,6 @@ def _check_target_range(target: Tensor, classes: int) -> None:
     low, high = (int(bound) for bound in target.aminmax())
     if low < 0 or high >= classes:
         raise InputError(
-            f"target {low if low < 0 else high} is outside the {classes} classes (0 to {classes - 1}): check that"
-            " the labels belong to these logits, and leave out positions that carry an ignore index."
+            f"target {low if low < 0 else high} is outside the {classes} classes (0 to {classes - 1}): check"
+            " that the labels belong to these logits, and leave out positions that carry an ignore index."
         )

@@ -40,9 +40,10 @@ def sample_difficulty(
         InputError: `"teacher_ce"` without target.
 
     Example:
+        >>> import torch
         >>> logits = torch.tensor([[5.0, 5.0, 5.0], [9.0, 0.0, 0.0]])
         >>> sample_difficulty(logits, logits, None, measure="teacher_entropy", tau=1.0)
-        tensor([1.0000, 0.6208])
+        tensor([1.0000, 0.5690])
     """
     if measure == "teacher_ce":
         if target is None:
@@ -70,6 +71,7 @@ def difficulty_weight(difficulty: Tensor, scale: DifficultyScale) -> Tensor:
         (M,), in [0, 1]. A batch of one sample gives 1/2 unless the scale is `"none"`.
 
     Example:
+        >>> import torch
         >>> difficulty_weight(torch.tensor([0.90, 0.91, 0.95, 0.99]), "batch_rank")
         tensor([0.1250, 0.3750, 0.6250, 0.8750])
     """

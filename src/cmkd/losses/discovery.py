@@ -68,8 +68,8 @@ def resolve(name: str) -> type[nn.Module]:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise InputError(
-            f"cannot import {module_name!r} for the loss {name!r}: no module named {error.name!r}; install it, or"
-            " put its folder on PYTHONPATH."
+            f"cannot import {module_name!r} for the loss {name!r}: no module named {error.name!r};"
+            " install it, or put its folder on PYTHONPATH."
         ) from error
     except (TypeError, ValueError) as error:  # relative or empty names such as ".losses"
         raise InputError(f"{name!r} is not a dotted path. {_HINT}") from error

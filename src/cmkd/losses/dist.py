@@ -52,10 +52,11 @@ def dist_loss(
         InputError: Input or option out of its domain; see `cmkd.losses.base.flatten`.
 
     Example:
+        >>> import torch
         >>> student = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
         >>> teacher = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
         >>> dist_loss(student, teacher, tau=1.0, alpha=1.0, gamma=0.0)
-        tensor(0.7553)
+        tensor(0.9335)
     """
     _check_options(tau, alpha, beta, gamma, reduction)
     with full_precision(student_logits):
@@ -85,6 +86,8 @@ class DISTLoss(DistillationLoss):
         reduction: `"mean"` or `"sum"` over samples and positions, or `"none"`.
 
     Example:
+        >>> import torch
+        >>> import torch.nn.functional as F
         >>> distill = DISTLoss()
         >>> logits, target = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([1])
         >>> teacher_logits = torch.tensor([[1.0, 3.0, 2.0]])

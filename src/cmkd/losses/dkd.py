@@ -51,9 +51,10 @@ def dkd_loss(
         InputError: No target; input or option out of its domain, see `cmkd.losses.base.flatten`.
 
     Example:
+        >>> import torch
         >>> student, teacher = torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([[4.0, 0.0, 0.0]])
         >>> dkd_loss(student, teacher, torch.tensor([0]), temperature=4.0)
-        tensor(0.9615)
+        tensor(1.9726)
     """
     _check_options(temperature, alpha, beta, reduction)
     if target is None:
@@ -86,6 +87,8 @@ class DKDLoss(DistillationLoss):
         reduction: `"mean"` or `"sum"` over samples and positions, or `"none"`.
 
     Example:
+        >>> import torch
+        >>> import torch.nn.functional as F
         >>> distill = DKDLoss(beta=2.0)
         >>> logits, target = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([1])
         >>> teacher_logits = torch.tensor([[1.0, 3.0, 2.0]])

@@ -45,9 +45,10 @@ def kd_loss(
         InputError: Input or option out of its domain; see `cmkd.losses.base.flatten`.
 
     Example:
+        >>> import torch
         >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 4.0]])
         >>> kd_loss(student, teacher)
-        tensor(1.5974)
+        tensor(1.5976)
     """
     _check_options(temperature, alpha, reduction)
     with full_precision(student_logits):
@@ -71,12 +72,14 @@ class KDLoss(DistillationLoss):
         reduction: `"mean"` or `"sum"` over samples and positions, or `"none"`.
 
     Example:
+        >>> import torch
+        >>> import torch.nn.functional as F
         >>> distill = KDLoss(temperature=4.0)
         >>> logits, target = torch.zeros(1, 2), torch.tensor([1])
         >>> teacher_logits = torch.tensor([[0.0, 4.0]])
         >>> task = F.cross_entropy(logits, target)
         >>> distill.task_weight * task + distill(logits, teacher_logits, target)
-        tensor(1.6667)
+        tensor(1.6669)
     """
 
     def __init__(

@@ -57,9 +57,10 @@ class SpearmanWatch:
         if 1 - exact_r > 1e-3 and 1 - soft_r < LEAST_BEND * (1 - exact_r):
             used = default_softness(method, classes) if softness is None else softness
             self._warn(
-                f"soft ranks correlate {soft_r:.5f} with the logits themselves, exact ranks only {exact_r:.5f}: the"
-                f" Spearman term has become a second Pearson term; lower rank_softness (now {used:g}, default for"
-                f" {method!r} and {classes} classes {default_softness(method, classes):g})."
+                f"soft ranks correlate {soft_r:.5f} with the logits themselves, exact ranks only"
+                f" {exact_r:.5f}: the Spearman term has become a second Pearson term; lower rank_softness"
+                f" (now {used:g}; the default for {method!r} and {classes} classes is"
+                f" {default_softness(method, classes):g})."
             )
 
     def _warn(self, message: str) -> None:
