@@ -146,7 +146,11 @@ class Loader:
         requests = [(batch, self._crops(batch, view)) for batch in batches]
         on_cuda = self.device.type == "cuda"
         decoder = DataLoader(
-            _Requests(self.images, requests), batch_size=None, num_workers=self.workers, pin_memory=on_cuda
+            _Requests(self.images, requests),
+            batch_size=None,
+            num_workers=self.workers,
+            pin_memory=on_cuda,
+            generator=torch.Generator(),  # a draw from the global one would change dropout after a resume
         )
         for batch, pixels in zip(batches, decoder, strict=True):
             if isinstance(pixels, InputError):

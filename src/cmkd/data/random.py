@@ -50,7 +50,20 @@ def random_bits(indices: Tensor, *, seed: int, view: int, stream: int) -> Tensor
     state = 0
     for word in (seed, view, stream):
         state = _mix_int((state + _GAMMA) ^ word)
-    z = (indices + 1) * _signed(_GAMMA) + _signed(state)
+    return splitmix64(state, indices)
+
+
+def splitmix64(state: int, indices: Tensor) -> Tensor:
+    """Return outputs of the SplitMix64 generator, each without the ones before it.
+
+    Args:
+        state: State at the start, taken modulo 2^64.
+        indices: Which outputs, from 0; any shape, int64.
+
+    Returns:
+        int64 of the shape and on the device of `indices`, to be read as unsigned.
+    """
+    z = (indices + 1) * _signed(_GAMMA) + _signed(state & _WORD)
     z = (z ^ _shift_right(z, 30)) * _signed(_MULTIPLIERS[0])
     z = (z ^ _shift_right(z, 27)) * _signed(_MULTIPLIERS[1])
     return z ^ _shift_right(z, 31)

@@ -7,6 +7,7 @@ number of classes); it is found by scanning, there is no list to edit.
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ _OFFLINE = (
     "Without a network, download the weights elsewhere and pass the file as this network's checkpoint, "
     "or put it into the cache that the message names."
 )
+
+logger = logging.getLogger(__name__)
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -116,6 +119,8 @@ def _build_timm(name: str, num_classes: int, pretrained: bool) -> nn.Module:
         model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
     if pretrained:
         config = model.pretrained_cfg
+        if config["num_classes"] != num_classes:
+            _say_new_classifier(f"timm:{name}", config["num_classes"], num_classes)
         model.input_statistics = (tuple(config["mean"]), tuple(config["std"]))
     return model
 
@@ -137,6 +142,7 @@ def _build_torchvision(name: str, num_classes: int, pretrained: bool) -> nn.Modu
     published = len(weights.meta["categories"])
     if published != num_classes:
         _renew_classifier(model, published, num_classes)
+        _say_new_classifier(f"torchvision:{name}", published, num_classes)
     transform = weights.transforms()
     model.input_statistics = (tuple(transform.mean), tuple(transform.std))
     return model
@@ -156,6 +162,15 @@ def _renew_classifier(model: nn.Module, published: int, num_classes: int) -> Non
         setattr(model.get_submodule(parent), attribute, new)
         return
     raise InputError(f"found no classifier with {published} outputs to replace by one with {num_classes}.")
+
+
+def _say_new_classifier(name: str, published: int, num_classes: int) -> None:
+    logger.warning(
+        "the weights of %s are for %d classes: its classifier for %d classes is new and knows nothing yet",
+        name,
+        published,
+        num_classes,
+    )
 
 
 def _build_from_path(path: str, num_classes: int, pretrained: bool) -> nn.Module:

@@ -168,7 +168,9 @@ def _common_prefix(names: Mapping[str, Any], candidates: tuple[str, ...]) -> str
 def _require_same_names(own: Mapping[str, Any], state: Mapping[str, Any], path: StrPath) -> None:
     # Batch norm's step counter is younger than many checkpoints, and load_state_dict fills it in.
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in own]
+    unexpected = sorted(
+        state.keys() - own.keys(), key=lambda name: (name.endswith("num_batches_tracked"), name)
+    )
     if missing or unexpected:
         parts = [
             f"{len(names)} {kind} ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
@@ -182,7 +184,7 @@ def _require_same_names(own: Mapping[str, Any], state: Mapping[str, Any], path: 
 
 
 def _require_same_shapes(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: StrPath) -> None:
-    different = [name for name in state if own[name].shape != state[name].shape]
+    different = [name for name in own if name in state and own[name].shape != state[name].shape]
     if different:
         name = different[-1]  # the classifier comes last, and it is the usual culprit
         raise InputError(
