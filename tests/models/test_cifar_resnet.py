@@ -101,7 +101,7 @@ def test_any_image_size(size):
 def test_initialisation_is_kaiming_fan_out():
     torch.manual_seed(0)
     network = build("resnet8x4", 10)
-    weight = network.layer3[0].conv2.weight
+    weight = network.layer3[0].conv1.weight  # 128 channels to 256, 3 x 3
     assert weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.01)
     assert torch.equal(network.bn1.weight, torch.ones(32))
     assert torch.equal(network.bn1.bias, torch.zeros(32))
