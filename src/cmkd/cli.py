@@ -6,9 +6,10 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmkd.errors import InputError
+from cmkd.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
     from cmkd.cli_options import DemoOptions, EvaluateOptions
@@ -31,20 +32,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("accelerate", "httpx", "timm"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    sys.path.append(str(Path.cwd()))  # one's own networks and losses are named by dotted path
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         from cmkd.cli_options import parse
-        from cmkd.training import Interrupted
 
         verb, options = parse(list(sys.argv[1:] if argv is None else argv))
-        try:
-            VERBS[verb](options)
-        except Interrupted:
-            print("cmkd: stopped; repeat the same command to continue.", file=sys.stderr)
-            return EXIT_INTERRUPTED
+        VERBS[verb](options)
     except InputError as error:
         print(f"cmkd: error: {error}", file=sys.stderr)
         return EXIT_INPUT_ERROR
+    except Interrupted:
+        print("cmkd: stopped; repeat the same command to continue.", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         print("cmkd: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -72,7 +72,7 @@ def _distill(config: DistillConfig) -> None:
 
 
 def _evaluate(options: EvaluateOptions) -> None:
-    from cmkd.training.evaluate import evaluate
+    from cmkd.training import evaluate
 
     scores = evaluate(options.run, part=options.part, data_root=options.data_root, cpu=options.cpu)
     _print_scores(f"{options.run}: {scores['part']}, {scores['images']} images", scores)

@@ -15,6 +15,10 @@ class InputError(ValueError):
     """A value from outside (argument, file, tensor) cannot be used as it is."""
 
 
+class Interrupted(Exception):
+    """A run was asked to stop (SIGINT, SIGTERM) and has saved its state; the same call goes on."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> InputError:
     """Return the error for a name that is not known, with the nearest known names.
 

@@ -1,20 +1,21 @@
 """A run that was stopped, however, ends with the weights of a run that was not, bit for bit."""
 
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from cmkd.errors import Interrupted
 from cmkd.models import read_state_dict
-from cmkd.training import DistillConfig, Interrupted, distill
+from cmkd.training import DistillConfig, distill
 from cmkd.training import loop as loop_module
 
-TESTS = os.path.join(os.path.dirname(__file__), os.pardir)
+TESTS = Path(__file__).parents[1]
 
 
 def config(out, **changes):
@@ -78,8 +79,7 @@ def test_killed_at_random_instants(tmp_path):
             *("--batch_size", "256", "--checkpoint_seconds", "0.1", "--seed", "3", "--out", str(out)),
         ]
 
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": TESTS}
-    run = {"cwd": TESTS, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    run = {"cwd": TESTS, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     subprocess.run(command(tmp_path / "whole"), check=True, **run)
     seed = random.randrange(2**32)
     print("seed of the instants:", seed)  # shown if the test fails

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from cmkd.data import Batch
 from cmkd.functional import kl_divergence, pearson, spearman
@@ -42,6 +41,9 @@ def quality(logits: Tensor, targets: Tensor) -> dict[str, float]:
         `accuracy` and, with more than five classes, `top5` (shares, not percent); `nll`, the mean negative
         log-likelihood in nats; `ece`, the expected calibration error over 15 bins (Guo et al. 2017).
     """
+    # Importing torchmetrics takes as long as importing torch: only who measures waits for it.
+    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
     classes = logits.shape[1]
     scores = {"accuracy": multiclass_accuracy(logits, targets, classes, average="micro").item()}
     if classes > 5:

@@ -1,20 +1,47 @@
 """Training: the loop, its options, its checkpoints, and runs from options to result."""
 
-from cmkd.training.config import DistillConfig, RunConfig, TrainConfig
-from cmkd.training.loop import Interrupted, fit
-from cmkd.training.objective import Objective, build_loss
-from cmkd.training.run_folder import RunFolder
-from cmkd.training.runs import distill, train
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cmkd.training.config import DistillConfig, RunConfig, TrainConfig
+    from cmkd.training.measure import evaluate
+    from cmkd.training.loop import fit
+    from cmkd.training.objective import Objective, build_loss
+    from cmkd.training.run_folder import RunFolder
+    from cmkd.training.runs import distill, train
+
+# Read by `__getattr__`: the options are looked up by every command, the loop and what it needs only by some.
+_MODULES = {
+    "DistillConfig": "config",
+    "Objective": "objective",
+    "RunConfig": "config",
+    "RunFolder": "run_folder",
+    "TrainConfig": "config",
+    "build_loss": "objective",
+    "distill": "runs",
+    "evaluate": "measure",
+    "fit": "loop",
+    "train": "runs",
+}
 
 __all__ = [
     "DistillConfig",
-    "Interrupted",
     "Objective",
     "RunConfig",
     "RunFolder",
     "TrainConfig",
     "build_loss",
     "distill",
+    "evaluate",
     "fit",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cmkd.data import Batch, Loader
-from cmkd.errors import InputError
+from cmkd.errors import InputError, Interrupted
 from cmkd.training.config import RunConfig
 from cmkd.training.meters import Meters
 from cmkd.training.objective import Objective
@@ -24,10 +24,6 @@ from cmkd.training.progress import Progress
 from cmkd.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved its state."""
 
 
 def fit(

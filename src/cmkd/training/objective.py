@@ -115,6 +115,5 @@ def check_objective(objective: Objective, num_classes: int, device: torch.device
             "loss(student_logits, teacher_logits, target) and has to return a scalar."
         ) from error
     if loss.ndim != 0 or not torch.isfinite(loss):
-        raise InputError(
-            f"loss {name} returned {loss.detach()} on a trial batch; it has to return a finite scalar."
-        )
+        returned = loss.item() if loss.ndim == 0 else f"a tensor of shape {tuple(loss.shape)}"
+        raise InputError(f"loss {name} returned {returned} on a trial batch; it has to return a finite scalar.")
