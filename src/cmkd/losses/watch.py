@@ -65,7 +65,7 @@ class SpearmanWatch:
 
     def _warn(self, message: str) -> None:
         self.warned = True
-        warnings.warn(message, UserWarning, stacklevel=2)
+        warnings.warn(message, UserWarning, stacklevel=4)  # the line that called cmkd_loss
 
 
 _shared: dict[tuple[RankMethod, float | None], SpearmanWatch] = {}

@@ -1,0 +1,212 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import laplace, zscore
+from sklearn.isotonic import IsotonicRegression
+
+from cmkd.errors import InputError
+from cmkd.functional import default_softness, exact_rank, soft_rank
+from cmkd.functional.soft_rank_l2 import isotonic_blocks
+
+METHODS = ["laplace", "binned", "l2"]
+methods = pytest.mark.parametrize("method", METHODS)
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def laplace_by_pairs(x, softness):
+    """The definition, over all pairs."""
+    z = zscore(x, axis=-1)
+    return 0.5 + laplace.cdf((z[..., :, None] - z[..., None, :]) / softness).sum(-1)
+
+
+def binned_by_pairs(x, knots):
+    """Each value is spread over two knots, and counts another's share as below it by the hat functions."""
+    z = zscore(x)
+    place = (z / (1 + np.abs(z)) + 1) / 2 * (knots - 1)
+    hats = np.clip(1 - np.abs(place[:, None] - np.arange(knots)), 0, None)
+    below = np.tril(np.ones((knots, knots)), -1) + 0.5 * np.eye(knots)
+    return 0.5 + (hats @ below @ hats.T).sum(1)
+
+
+def permutahedron_by_sklearn(x, strength):
+    """Project x / strength onto the permutahedron of (C, ..., 1) (Blondel et al. 2020, proposition 3)."""
+    order = np.argsort(-x)
+    s = x[order] / strength
+    w = np.arange(len(x), 0, -1)
+    dual = IsotonicRegression(increasing=False).fit_transform(np.arange(len(x)), s - w)
+    rank = np.empty_like(s)
+    rank[order] = s - dual
+    return rank
+
+
+@pytest.mark.parametrize("softness", [0.02, 0.1, 1.0])
+def test_laplace_equals_its_definition(softness):
+    x = normal(4, 30)
+    x[1, 3] = x[1, 7]
+    rank = soft_rank(x, method="laplace", softness=softness)
+    np.testing.assert_allclose(rank, laplace_by_pairs(x.numpy(), softness), atol=1e-9)
+
+
+def test_laplace_gradient_equals_that_of_its_definition():
+    x = normal(1, 12)
+    x[0, 3] = x[0, 7]  # the kernel is smooth where values coincide, so ties have a gradient too
+    weight = torch.linspace(-1, 1, 12, dtype=torch.float64) ** 3
+
+    def by_pairs(v):
+        z = (v - v.mean()) / v.std(correction=0)
+        gap = (z[0, :, None] - z[0, None, :]) / 0.3
+        return (0.5 + 0.5 * gap.sign() * -torch.expm1(-gap.abs())).sum(-1) @ weight
+
+    expected = torch.autograd.functional.jacobian(by_pairs, x + 1e-9 * torch.arange(12))
+    actual = torch.autograd.functional.jacobian(lambda v: soft_rank(v, softness=0.3)[0] @ weight, x)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("softness", "knots"), [(0.25, 9), (0.0625, 33)])
+def test_binned_equals_its_definition(softness, knots):
+    x = normal(40, seed=1).numpy()
+    rank = soft_rank(torch.from_numpy(x), method="binned", softness=softness)
+    np.testing.assert_allclose(rank, binned_by_pairs(x, knots), atol=1e-10)
+
+
+@pytest.mark.parametrize("strength", [0.01, 0.1, 1.0, 10.0])
+def test_l2_strength_is_the_projection_of_the_raw_values(strength):
+    x = normal(5, 25, seed=2) * 3
+    rank = soft_rank(x, method="l2", strength=strength)
+    expected = [permutahedron_by_sklearn(row, strength) for row in x.numpy()]
+    np.testing.assert_allclose(rank, expected, atol=1e-9)
+
+
+def test_l2_softness_is_k_standard_deviations_over_classes():
+    x = normal(25, seed=2).numpy()
+    rank = soft_rank(torch.from_numpy(x), method="l2", softness=4.0)
+    np.testing.assert_allclose(rank, permutahedron_by_sklearn(zscore(x), 4.0 / 25), atol=1e-9)
+
+
+def test_l2_equals_torchsort():
+    torchsort = pytest.importorskip("torchsort")
+    x = normal(5, 25, seed=3)
+    expected = torchsort.soft_rank(x, regularization="l2", regularization_strength=0.3)
+    torch.testing.assert_close(soft_rank(x, method="l2", strength=0.3), expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(-6, 6), min_size=1, max_size=25))
+def test_isotonic_blocks_equal_scikit_learn(values):
+    y = np.array(values, dtype=np.float64)
+    block = isotonic_blocks(torch.from_numpy(y)[None])[0].numpy()
+    means = np.bincount(block, weights=y) / np.bincount(block)
+    expected = IsotonicRegression(increasing=False).fit_transform(np.arange(len(y)), y)
+    np.testing.assert_allclose(means[block], expected, atol=1e-12)
+
+
+@methods
+def test_gradient_is_the_true_one(method):
+    torch.autograd.gradcheck(lambda v: soft_rank(v, method=method), normal(3, 9, seed=4).requires_grad_())
+
+
+def test_gradient_with_raw_strength_is_the_true_one():
+    x = normal(3, 9, seed=4).requires_grad_()
+    torch.autograd.gradcheck(lambda v: soft_rank(v, method="l2", strength=0.5), x)
+
+
+@methods
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_tends_to_the_exact_rank(method, classes):
+    x = normal(4, classes, seed=5)
+    x[1, 0] = x[1, 1]
+    sharpest = {"laplace": 1e-6, "binned": 1e-4, "l2": 1e-4}[method]
+    # At two softnesses, the error falls; below the smallest gap it is gone.
+    errors = [
+        (soft_rank(x, method=method, softness=s) - exact_rank(x)).abs().mean() for s in (1.0, 0.1, sharpest)
+    ]
+    assert errors[2] <= errors[1] <= errors[0]
+    assert errors[2] < 0.01
+
+
+def test_sharp_laplace_averages_ties_in_float32():
+    x = torch.tensor([0.0, 1.0, 1.0, 5.0, 5.0, 5.0])
+    torch.testing.assert_close(soft_rank(x, softness=1e-6), exact_rank(x))
+
+
+@methods
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_properties(method, data):
+    values = data.draw(st.lists(st.integers(-20, 20), min_size=1, max_size=15))
+    x = torch.tensor(values, dtype=torch.float64)
+    rank = soft_rank(x, method=method)
+    classes = len(values)
+    assert math.isclose(rank.sum(), classes * (classes + 1) / 2, rel_tol=1e-9)
+    assert rank.min() >= 0.5 - 1e-9
+    assert rank.max() <= classes + 0.5 + 1e-9
+    # Larger values never rank lower, equal values rank equal.
+    gap = (x[:, None] - x).sign() * (rank[:, None] - rank)
+    assert gap.min() >= -1e-9
+    assert ((x[:, None] == x) * (rank[:, None] - rank)).abs().max() < 1e-9
+    torch.testing.assert_close(soft_rank(x * 37 - 11, method=method), rank)
+    torch.testing.assert_close(soft_rank(-x, method=method), classes + 1 - rank)
+    order = torch.tensor(data.draw(st.permutations(range(classes))))
+    torch.testing.assert_close(soft_rank(x[order], method=method), rank[order])
+
+
+@methods
+def test_constant_row_is_in_the_middle_with_zero_gradient(method):
+    x = torch.full((2, 7), 3.3, requires_grad=True)
+    rank = soft_rank(x, method=method)
+    torch.testing.assert_close(rank, torch.full((2, 7), 4.0))
+    (rank * torch.arange(7.0)).sum().backward()
+    assert (x.grad == 0).all()
+
+
+@methods
+def test_dimension_and_single_values(method):
+    x = normal(3, 5, 4)
+    torch.testing.assert_close(
+        soft_rank(x, method=method, dim=1), soft_rank(x.transpose(1, 2), method=method).transpose(1, 2)
+    )
+    assert soft_rank(torch.tensor(2.0), method=method).tolist() == 1.0
+
+
+@methods
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(method, dtype):
+    x = normal(2, 1000, dtype=torch.float32).to(dtype).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rank = soft_rank(x, method=method)
+    assert rank.dtype == torch.float32
+    torch.testing.assert_close(rank.double(), soft_rank(x.double(), method=method), atol=0.02, rtol=1e-4)
+    (rank / 1000).square().mean().backward()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("method", "low", "high"), [("laplace", 0.3, 0.1), ("binned", 0.25, 0.0625), ("l2", 3.0, 3.0)]
+)
+def test_default_softness_is_softer_for_few_classes(method, low, high):
+    assert default_softness(method, 16) == low
+    assert default_softness(method, 17) == high
+    x = normal(100)
+    assert torch.equal(soft_rank(x, method=method), soft_rank(x, method=method, softness=high))
+
+
+def test_bad_options_are_named():
+    x = torch.ones(3)
+    with pytest.raises(InputError, match=r"'laplce'.*did you mean 'laplace'"):
+        soft_rank(x, method="laplce")
+    with pytest.raises(InputError, match=r"'isotonic'.*known: binned, l2, laplace"):
+        default_softness("isotonic", 10)
+    for softness in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(InputError, match=f"softness is {softness}.*positive"):
+            soft_rank(x, softness=softness)
+    with pytest.raises(InputError, match="strength belongs to method 'l2', not 'binned'"):
+        soft_rank(x, method="binned", strength=1.0)
+    with pytest.raises(InputError, match=r"softness 3\.0 and strength 1\.0.*one of them"):
+        soft_rank(x, method="l2", softness=3.0, strength=1.0)
