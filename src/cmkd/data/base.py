@@ -132,10 +132,13 @@ def split(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """
     if not 0 <= fraction < 1:
         raise InputError(f"the fraction to hold out is {fraction}; give a number from 0 to below 1.")
+    keys = random_bits(torch.arange(len(targets)), seed=seed, view=0, stream=Stream.SPLIT)
+    by_class = keys.argsort(stable=True)
+    by_class = by_class[
+        targets[by_class].argsort(stable=True)
+    ]  # the classes one after the other, each shuffled
     held_out = torch.zeros(len(targets), dtype=torch.bool)
-    for label in targets.unique():
-        members = (targets == label).nonzero().flatten()
+    for members in by_class.split(targets.unique(return_counts=True)[1].tolist()):
         count = min(max(round(fraction * len(members)), int(fraction > 0)), len(members) - 1)
-        keys = random_bits(members, seed=seed, view=0, stream=Stream.SPLIT)
-        held_out[members[keys.argsort(stable=True)[:count]]] = True
+        held_out[members[:count]] = True
     return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
