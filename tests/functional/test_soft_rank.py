@@ -193,6 +193,7 @@ def test_half_precision_is_computed_in_float32(method, dtype):
 def test_default_softness_is_softer_for_few_classes(method, low, high):
     assert default_softness(method, 16) == low
     assert default_softness(method, 17) == high
+    assert default_softness("l2", 4) == pytest.approx(1.2)
     x = normal(100)
     assert torch.equal(soft_rank(x, method=method), soft_rank(x, method=method, softness=high))
 

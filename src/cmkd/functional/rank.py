@@ -131,7 +131,8 @@ def default_softness(method: RankMethod, num_classes: int) -> float:
     if method == "binned":
         return 0.25 if few else 0.0625
     if method == "l2":
-        return 3.0
+        # Never a strength above 0.3 standard deviations: with three classes k = 3 pools nearly every row.
+        return min(3.0, 0.3 * num_classes)
     raise unknown_name("rank method", str(method), get_args(RankMethod))
 
 

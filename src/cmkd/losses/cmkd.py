@@ -106,9 +106,8 @@ def cmkd_loss(
         intra_weight=intra_weight,
         reduction=reduction,
     )
-    with full_precision(student_logits):
-        student, teacher, labels, shape = flatten(student_logits, teacher_logits, target)
-
+    student, teacher, labels, shape = flatten(student_logits, teacher_logits, target)
+    with full_precision(student):
         if difficulty == "constant":
             hardness = weight = torch.full_like(student[:, 0], constant_weight)
         else:

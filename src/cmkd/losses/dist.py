@@ -59,8 +59,8 @@ def dist_loss(
         tensor(0.9335)
     """
     _check_options(tau, alpha, beta, gamma, reduction)
-    with full_precision(student_logits):
-        student, teacher, _, shape = flatten(student_logits, teacher_logits, target)
+    student, teacher, _, shape = flatten(student_logits, teacher_logits, target)
+    with full_precision(student):
         p_student = log_probabilities(student, temperature=tau).exp()
         p_teacher = log_probabilities(teacher, temperature=tau).exp()
         inter = 1 - pearson(p_student, p_teacher)

@@ -61,9 +61,9 @@ def dkd_loss(
         raise InputError(
             "DKD treats the target class apart, but target is None: pass the labels, (N,) int64."
         )
-    with full_precision(student_logits):
-        student, teacher, labels, shape = flatten(student_logits, teacher_logits, target)
-        assert labels is not None  # for the type checker: flatten keeps the target it is given
+    student, teacher, labels, shape = flatten(student_logits, teacher_logits, target)
+    assert labels is not None  # for the type checker: flatten keeps the target it is given
+    with full_precision(student):
         if logit_standardization:
             student, teacher = standardize(student, correction=1), standardize(teacher, correction=1)
         binary_student, others_student = _decouple(student, labels, temperature)

@@ -51,8 +51,8 @@ def kd_loss(
         tensor(1.5976)
     """
     _check_options(temperature, alpha, reduction)
-    with full_precision(student_logits):
-        student, teacher, _, shape = flatten(student_logits, teacher_logits, target)
+    student, teacher, _, shape = flatten(student_logits, teacher_logits, target)
+    with full_precision(student):
         if logit_standardization:
             student, teacher = standardize(student, correction=1), standardize(teacher, correction=1)
         divergence = kl_divergence(student, teacher, temperature=temperature)
