@@ -35,7 +35,8 @@ def isotonic_blocks(y: Tensor) -> Tensor:
 
     Pool adjacent violators, all at once: every round merges each maximal run of blocks with rising means,
     for the whole batch. The outcome of the algorithm does not depend on the order of the merges. The
-    number of rounds depends on the data, so each of them waits for the device once.
+    number of rounds depends on the data: each of them waits for the device once, and breaks the graph of
+    `torch.compile`.
 
     Args:
         y: Rows, (M, C).

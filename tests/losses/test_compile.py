@@ -1,0 +1,21 @@
+import pytest
+import torch
+
+from cmkd.losses import CMKDLoss, DISTLoss, DKDLoss, KDLoss
+
+WHOLE = [CMKDLoss(), CMKDLoss(rank_method="binned", intra_weight=0.5), KDLoss(), DISTLoss(), DKDLoss()]
+
+
+@pytest.mark.parametrize("distill", WHOLE, ids=lambda distill: type(distill).__name__)
+def test_compiles_without_graph_breaks(distill, make_case):
+    """Traced, not lowered: the lowering is torch's own matter, and slow."""
+    case = make_case(samples=4, classes=6)
+    compiled = torch.compile(distill, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*case), distill(*case))
+
+
+def test_l2_compiles_with_breaks(make_case):
+    """Its number of pooling rounds depends on the data."""
+    case = make_case(samples=4, classes=6)
+    distill = CMKDLoss(rank_method="l2")
+    torch.testing.assert_close(torch.compile(distill, backend="eager")(*case), distill(*case))
