@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from cmkd.errors import InputError, unknown_name
 from cmkd.functional.normalization import standardize
@@ -41,11 +42,15 @@ def exact_rank(x: Tensor, dim: int = -1) -> Tensor:
     """
     # bfloat16 and float16 embed in float32 exactly; integers stay integers, which keeps every tie.
     values = as_float(x) if x.is_floating_point() else x
-    rows = values.movedim(dim, -1).contiguous() if values.dim() else values.reshape(1)
-    ordered = rows.sort(dim=-1).values
-    below = torch.searchsorted(ordered, rows, right=False)
-    up_to = torch.searchsorted(ordered, rows, right=True)
-    rank = (below + up_to + 1).to(torch.float64 if x.dtype == torch.float64 else torch.float32) / 2
+    rows = values.movedim(dim, -1) if values.dim() else values.reshape(1)
+    ordered, order = rows.sort(dim=-1)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    position = torch.arange(1, rows.shape[-1] + 1, dtype=dtype, device=x.device).expand_as(ordered)
+    # A run of equal values takes the mean of its first and its last position.
+    step = ordered[..., 1:] != ordered[..., :-1]
+    first = torch.where(pad(step, (1, 0), value=True), position, 0.0).cummax(-1).values
+    last = torch.where(pad(step, (0, 1), value=True), position, torch.inf).flip(-1).cummin(-1).values.flip(-1)
+    rank = torch.empty_like(first).scatter_(-1, order, (first + last) / 2)
     return rank.movedim(-1, dim) if values.dim() else rank.reshape(())
 
 
