@@ -121,7 +121,8 @@ def default_softness(method: RankMethod, num_classes: int) -> float:
         num_classes: Length C of a row.
 
     Returns:
-        Standard deviations of a row for `"laplace"` and `"binned"`, the factor k for `"l2"`.
+        Standard deviations of a row for `"laplace"` and `"binned"`; for `"l2"` the factor k, 3 from 10
+        classes on.
 
     Raises:
         InputError: Unknown method.
