@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 import torch
 
-
 TESTS = Path(__file__).parent
 
 

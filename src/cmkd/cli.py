@@ -97,7 +97,9 @@ def _list_models() -> None:
 def _list_losses() -> None:
     from cmkd import losses
 
-    _print_table(["loss", "what it is"], [[name, _summary(kind)] for name, kind in losses.available().items()])
+    _print_table(
+        ["loss", "what it is"], [[name, _summary(kind)] for name, kind in losses.available().items()]
+    )
     print("Others: package.module.Class. Options: cmkd distill --loss NAME --help")
 
 
@@ -111,7 +113,8 @@ def _print_teacher(report: TeacherReport) -> None:
     accuracy = "not measured (no validation part)" if report.accuracy is None else f"{report.accuracy:.2%}"
     mean, std = ([round(value, 4) for value in values] for values in (report.mean, report.std))
     print(
-        f"teacher: {report.network} from {report.source}, {report.parameters:,} parameters, frozen, eval mode\n"
+        f"teacher: {report.network} from {report.source}, {report.parameters:,} parameters, "
+        "frozen, in eval mode\n"
         f"  normalisation: mean {mean}, std {std} (from {report.normalization})\n"
         f"  accuracy on the validation part: {accuracy}",
         flush=True,
@@ -119,10 +122,18 @@ def _print_teacher(report: TeacherReport) -> None:
 
 
 def _print_result(folder: RunFolder) -> None:
+    from cmkd.report import write_report
+
     result = folder.read_json("result.json")
     scores = {"student": result["test"], **{key: value for key, value in result.items() if key != "test"}}
     _print_scores(f"test, {result['images']} images", scores)
-    print(f"run folder: {folder.path}")
+    report = write_report(folder.path / "report.html", {_method(folder): [folder]}, title=folder.path.name)
+    print(f"run folder: {folder.path}\nreport: {report}")
+
+
+def _method(folder: RunFolder) -> str:
+    config = folder.read_config()
+    return "CE" if config["verb"] == "train" else str(config["loss"]["name"])
 
 
 #: Scores as they are shown: name, heading, format.

@@ -78,7 +78,11 @@ class _Parser(ArgumentParser):
             return f"unexpected argument {arguments[0]!r} (see `{self.prog} --help`)"
         known = [option for action in self._actions for option in action.option_strings]
         near = difflib.get_close_matches(given[0], known, n=3, cutoff=0.6)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"see `{self.prog.replace(' [options]', '')} --help`."
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else f"see `{self.prog.replace(' [options]', '')} --help`."
+        )
         return f"unknown option {given[0]}; {hint}"
 
 

@@ -11,7 +11,12 @@ def filled():
     logits = torch.tensor([[2.0, 1.0], [0.0, 1.0]])
     parts = {"weight": torch.tensor([0.0, 1.0]), "task": torch.tensor(0.5)}
     meters.add(torch.tensor(1.0), logits, torch.tensor([0, 0]), parts)
-    meters.add(torch.tensor(4.0), logits[:1], torch.tensor([0]), {"weight": torch.tensor([0.26]), "task": torch.tensor(2.0)})
+    meters.add(
+        torch.tensor(4.0),
+        logits[:1],
+        torch.tensor([0]),
+        {"weight": torch.tensor([0.26]), "task": torch.tensor(2.0)},
+    )
     return meters
 
 

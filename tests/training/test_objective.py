@@ -24,9 +24,14 @@ def test_kd_brings_hintons_weights(batch):
     logits, teacher_logits, target = batch
     loss, _ = Objective(KDLoss(temperature=4.0, alpha=0.9))(*batch)
     divergence = F.kl_div(
-        F.log_softmax(logits / 4, 1), F.log_softmax(teacher_logits / 4, 1), log_target=True, reduction="batchmean"
+        F.log_softmax(logits / 4, 1),
+        F.log_softmax(teacher_logits / 4, 1),
+        log_target=True,
+        reduction="batchmean",
     )
-    assert loss.item() == pytest.approx((0.1 * F.cross_entropy(logits, target) + 0.9 * 16 * divergence).item(), rel=1e-5)
+    assert loss.item() == pytest.approx(
+        (0.1 * F.cross_entropy(logits, target) + 0.9 * 16 * divergence).item(), rel=1e-5
+    )
 
 
 def test_the_fade_scales_the_distillation_only(batch):

@@ -44,7 +44,9 @@ def assert_same(one, other):
 
 
 @pytest.mark.usefixtures("tiny_networks")
-@pytest.mark.parametrize("stops", [[1, 20], [18], [17, 19, 40]])  # 18 steps an epoch: before, at and after its end
+@pytest.mark.parametrize(
+    "stops", [[1, 20], [18], [17, 19, 40]]
+)  # 18 steps an epoch: before, at and after its end
 def test_stopped_between_any_two_steps(tmp_path, monkeypatch, stops):
     whole = distill(config(tmp_path / "whole"), progress=False)
     steps = iter(range(1, 1000))

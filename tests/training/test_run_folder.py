@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -10,25 +11,31 @@ import yaml
 from cmkd.errors import InputError
 from cmkd.training.run_folder import RunFolder, write_atomic
 
-OPTIONS = {"epochs": 3, "lr": 0.1}
+OPTIONS = {"data": "cifar10", "epochs": 3, "lr": 0.1}
 
 
 def claim(path, **changes):
     options = {**OPTIONS, **changes}
-    return RunFolder(path).claim("train", options, {**options, "workers": 2})
+    return RunFolder(path).claim(options, {**options, "workers": 2})
 
 
 def test_the_configuration_is_kept_and_the_same_one_is_let_in_again(tmp_path):
     for _ in range(2):
         with claim(tmp_path / "run"):
             pass
-    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text()) == {"verb": "train", **OPTIONS, "workers": 2}
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text()) == {
+        **OPTIONS,
+        "workers": 2,
+    }
 
 
 def test_another_configuration_is_refused_with_both_values(tmp_path):
     with claim(tmp_path / "run"):
         pass
-    with pytest.raises(InputError, match=r"epochs: there 3, now 4.*another --out"), claim(tmp_path / "run", epochs=4):
+    with (
+        pytest.raises(InputError, match=r"epochs: there 3, now 4.*another --out"),
+        claim(tmp_path / "run", epochs=4),
+    ):
         pass
 
 
@@ -47,12 +54,17 @@ def test_a_file_is_refused(tmp_path):
 
 def test_a_second_process_is_kept_out_while_the_first_is_at_work(tmp_path):
     code = (
-        "import sys\nfrom cmkd.training.run_folder import RunFolder\nfrom cmkd.errors import InputError\n"
-        "try:\n    with RunFolder(sys.argv[1]).claim('train', {'epochs': 3, 'lr': 0.1}, {}): print('in')\n"
+        "import json, sys\nfrom cmkd.errors import InputError\n"
+        "from cmkd.training.run_folder import RunFolder\n"
+        "try:\n    with RunFolder(sys.argv[1]).claim(json.loads(sys.argv[2]), {}): print('in')\n"
         "except InputError as error: print(error)\n"
     )
     with claim(tmp_path / "run"):
-        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "run"), json.dumps(OPTIONS)],
+            capture_output=True,
+            text=True,
+        )
     assert "in use by another process" in done.stdout, done.stderr
 
 

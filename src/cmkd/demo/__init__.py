@@ -1,7 +1,7 @@
-"""`cmkd demo`: a real teacher, real images and three ways to train the same student, in two minutes on a laptop.
+"""`cmkd demo`: a real teacher, real images, and three ways to train the same student within two minutes.
 
-The images are the embedded subset of Fashion-MNIST. The teacher ships with the package; `scripts/train_demo_teacher.sh`
-is the command that made it, and `teacher/` holds what that run measured.
+The images are the embedded subset of Fashion-MNIST. The teacher ships with the package, in `teacher/`, a run
+folder like any other; `scripts/train_demo_teacher.sh` is the command that made it.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def demo(out: str | Path, *, epochs: int = 4, seeds: int = 1, progress: bool = T
     (out / "table.md").write_text(f"{table}\n\n{took}\n", encoding="utf-8")
     save_picture(out / "summary", groups, title=title)
     lead = (
-        "The same student network, trained three times with the same images in the same order: on the labels alone "
-        "(CE), with Hinton's knowledge distillation (KD), and with our reconstruction of correlation-matching "
+        "The same student network, trained with the same images in the same order: on the labels alone (CE), "
+        "with Hinton's knowledge distillation (KD), and with our reconstruction of correlation-matching "
         "knowledge distillation (CMKD). The figures are what was measured, whoever wins."
     )
     return Outcome(table, took, write_report(out / "report.html", groups, title=title, lead=lead))

@@ -1,12 +1,13 @@
 """Networks by name, and their weights."""
 
-from cmkd.models.factory import available, build, count_parameters, input_statistics
+from cmkd.models.factory import available, build, count_parameters, has_new_classifier, input_statistics
 from cmkd.models.weights import load_weights, read_state_dict, save_weights
 
 __all__ = [
     "available",
     "build",
     "count_parameters",
+    "has_new_classifier",
     "input_statistics",
     "load_weights",
     "read_state_dict",

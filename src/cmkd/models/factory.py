@@ -120,7 +120,7 @@ def _build_timm(name: str, num_classes: int, pretrained: bool) -> nn.Module:
     if pretrained:
         config = model.pretrained_cfg
         if config["num_classes"] != num_classes:
-            _say_new_classifier(f"timm:{name}", config["num_classes"], num_classes)
+            _mark_new_classifier(model, f"timm:{name}", config["num_classes"], num_classes)
         model.input_statistics = (tuple(config["mean"]), tuple(config["std"]))
     return model
 
@@ -142,7 +142,7 @@ def _build_torchvision(name: str, num_classes: int, pretrained: bool) -> nn.Modu
     published = len(weights.meta["categories"])
     if published != num_classes:
         _renew_classifier(model, published, num_classes)
-        _say_new_classifier(f"torchvision:{name}", published, num_classes)
+        _mark_new_classifier(model, f"torchvision:{name}", published, num_classes)
     transform = weights.transforms()
     model.input_statistics = (tuple(transform.mean), tuple(transform.std))
     return model
@@ -164,7 +164,13 @@ def _renew_classifier(model: nn.Module, published: int, num_classes: int) -> Non
     raise InputError(f"found no classifier with {published} outputs to replace by one with {num_classes}.")
 
 
-def _say_new_classifier(name: str, published: int, num_classes: int) -> None:
+def has_new_classifier(model: nn.Module) -> bool:
+    """Whether `build` loaded weights but put a random classifier on top, for another number of classes."""
+    return getattr(model, "_cmkd_new_classifier", False)
+
+
+def _mark_new_classifier(model: nn.Module, name: str, published: int, num_classes: int) -> None:
+    model._cmkd_new_classifier = True  # type: ignore[assignment]
     logger.warning(
         "the weights of %s are for %d classes: its classifier for %d classes is new and knows nothing yet",
         name,

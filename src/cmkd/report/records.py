@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import yaml
-
 from cmkd.errors import InputError
 
 if TYPE_CHECKING:
@@ -88,15 +86,7 @@ def _read(run: RunFolder | str | os.PathLike[str]) -> Record:
 
     folder = run if isinstance(run, RunFolder) else RunFolder(Path(run))
     path = folder.path
-    try:
-        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        config = None
-    if not isinstance(config, dict) or "verb" not in config:
-        raise InputError(
-            f"{path} is no run folder (it has no config.yaml that cmkd wrote); give the --out of a run of "
-            "`cmkd train` or `cmkd distill`."
-        )
+    config = folder.read_config()
 
     def optional(name: str) -> dict[str, Any] | None:
         return folder.read_json(name) if (path / name).exists() else None

@@ -22,6 +22,9 @@ class LiveTeacher(nn.Module):
         teacher_std: Standard deviation that goes with `teacher_mean`.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(
         self,
         network: nn.Module,
@@ -39,11 +42,14 @@ class LiveTeacher(nn.Module):
         for name, value in (("mean", wanted_mean), ("std", wanted_std)):
             if value.shape != own_mean.shape:
                 raise InputError(
-                    f"the teacher's {name} has {value.numel()} values, the images have {own_mean.numel()} channels."
+                    f"the teacher's {name} has {value.numel()} values, "
+                    f"the images have {own_mean.numel()} channels."
                 )
         # ((x * std + mean) - teacher_mean) / teacher_std as one multiply-add
         self.register_buffer("scale", (own_std / wanted_std).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("shift", ((own_mean - wanted_mean) / wanted_std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer(
+            "shift", ((own_mean - wanted_mean) / wanted_std).view(1, -1, 1, 1), persistent=False
+        )
         self.renormalizes = not (torch.equal(own_mean, wanted_mean) and torch.equal(own_std, wanted_std))
 
     def train(self, mode: bool = True) -> LiveTeacher:

@@ -75,7 +75,9 @@ def open_teacher(
     run = Path(teacher)
     if (run / "model.json").exists():
         if weights is not None:
-            raise InputError(f"--teacher {teacher} is a run folder and has weights; leave --teacher_weights out.")
+            raise InputError(
+                f"--teacher {teacher} is a run folder and has weights; leave --teacher_weights out."
+            )
         network, card = load_run_network(run)
         name, source = card["network"], teacher
         known, origin = (card["mean"], card["std"]), "its run folder"
@@ -87,15 +89,17 @@ def open_teacher(
         network = _build_named(teacher, weights, data.num_classes)
         source = str(weights)
         statistics = models.input_statistics(network) if weights == "pretrained" else None
-        known, origin = (statistics, "its pretrained weights") if statistics else ((data.mean, data.std), "the data")
+        known, origin = (
+            (statistics, "its pretrained weights") if statistics else ((data.mean, data.std), "the data")
+        )
     if mean is not None and std is not None:
         known, origin = (mean, std), "the options"
 
-    network = network.to(device, memory_format=torch.channels_last)  # as the batches are
+    network = network.to(device).to(memory_format=torch.channels_last)  # as the batches are
     _check_output(teacher, network, data, device)
-    live = LiveTeacher(
-        network, mean=data.mean, std=data.std, teacher_mean=known[0], teacher_std=known[1]
-    ).to(device)
+    live = LiveTeacher(network, mean=data.mean, std=data.std, teacher_mean=known[0], teacher_std=known[1]).to(
+        device
+    )
     report = TeacherReport(
         network=name,
         source=source,
@@ -137,14 +141,17 @@ def load_run_network(run: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 def _build_named(name: str, weights: str | None, num_classes: int) -> nn.Module:
     if weights is None:
-        hint = "" if Path(name).suffix == "" else " (there is no run folder of that name)"
-        network = models.build(name, num_classes)  # an unknown name is the likelier mistake: say so first
-        del network
+        models.build(name, num_classes)  # an unknown name is the likelier mistake: say so first
         raise InputError(
-            f"--teacher {name}{hint} has no weights; give --teacher_weights FILE, or 'pretrained' for those of "
+            f"--teacher {name} has no weights; give --teacher_weights FILE, or 'pretrained' for those of "
             "timm or torchvision, or 'random' to try things out."
         )
     network = models.build(name, num_classes, pretrained=weights == "pretrained")
+    if models.has_new_classifier(network):
+        raise InputError(
+            f"the pretrained weights of {name} are for other classes than the {num_classes} of the data; "
+            "fine-tune it on these classes first, and give the weights or the run folder as the teacher."
+        )
     if weights not in ("pretrained", "random"):
         models.load_weights(network, Path(weights))
     return network
@@ -171,7 +178,9 @@ def _check_output(teacher: str, network: nn.Module, data: ImageData, device: tor
             ) from error
     if not isinstance(output, torch.Tensor) or output.ndim != 2:
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise InputError(f"teacher {teacher} has to return logits of shape (N, classes); it returned {shape}.")
+        raise InputError(
+            f"teacher {teacher} has to return logits of shape (N, classes); it returned {shape}."
+        )
     _check_classes(teacher, output.shape[1], data)
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cmkd.training.config import DistillConfig, RunConfig, TrainConfig
-    from cmkd.training.measure import evaluate
     from cmkd.training.loop import fit
+    from cmkd.training.measure import evaluate
     from cmkd.training.objective import Objective, build_loss
     from cmkd.training.run_folder import RunFolder
     from cmkd.training.runs import distill, train

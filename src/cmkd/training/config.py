@@ -104,7 +104,8 @@ class TrainConfig(RunConfig):
     """Train a network on labels alone: a teacher, or a baseline.
 
     Args:
-        model: Network: a name from `cmkd list models`, `timm:NAME`, `torchvision:NAME` or `package.module:factory`.
+        model: Network: a name from `cmkd list models`, `timm:NAME`, `torchvision:NAME` or
+            `package.module:factory`.
     """
 
     model: str = "resnet20"
@@ -122,7 +123,7 @@ class DistillConfig(RunConfig):
         teacher: Run folder of a trained network, or a network by name (then with `teacher_weights`).
         teacher_weights: Weights of a teacher given by name: a file (`.safetensors`, `.pt`, `.pth`),
             `pretrained` for those of timm or torchvision, or `random` to try things out.
-        teacher_mean: Mean that the teacher's images are normalised with, if it cannot be known from the teacher.
+        teacher_mean: Mean that the teacher's images are normalised with, if the teacher does not tell.
         teacher_std: Standard deviation that goes with `teacher_mean`.
         student: Network to train: a name from `cmkd list models`, `timm:NAME`, `torchvision:NAME` or
             `package.module:factory`.

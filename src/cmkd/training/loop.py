@@ -69,7 +69,7 @@ def fit(
     meters = Meters(accelerator.device)
     progress = progress or Progress(enabled=False)
     steps_per_epoch = len(loader)
-    position = {"epoch": 0, "batch": 0, "metrics_bytes": 0, "seconds": 0.0}
+    position: dict[str, Any] = {"epoch": 0, "batch": 0, "metrics_bytes": 0, "seconds": 0.0}
 
     def save() -> None:
         if accelerator.is_main_process:
@@ -132,7 +132,11 @@ def fit(
 
             _refuse_divergence(meters, epoch)
             last_lr = learning_rate((epoch + 1) * steps_per_epoch - 1, steps_per_epoch, config)
-            row: dict[str, Any] = {"epoch": epoch + 1, "lr": last_lr, "seconds": round(position["seconds"], 3)}
+            row: dict[str, Any] = {
+                "epoch": epoch + 1,
+                "lr": last_lr,
+                "seconds": round(position["seconds"], 3),
+            }
             row["train"] = meters.means()
             row["histograms"] = meters.histograms()
             if validate is not None:
@@ -166,7 +170,8 @@ def _refuse_divergence(meters: Meters, epoch: int) -> None:
     loss = meters.means()["loss"]
     if not torch.isfinite(torch.tensor(loss)):
         raise InputError(
-            f"the loss became {loss} in epoch {epoch + 1}; lower --lr, set --clip_grad 1, or take --precision fp32."
+            f"the loss became {loss} in epoch {epoch + 1}; lower --lr, set --clip_grad 1, "
+            "or take --precision fp32."
         )
 
 

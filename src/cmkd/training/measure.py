@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from accelerate.state import PartialState
 
 from cmkd import data as datasets
@@ -16,6 +15,7 @@ from cmkd.errors import InputError
 from cmkd.evaluation import collect_logits, cpu_latency, evaluate_logits
 from cmkd.teachers import open_teacher
 from cmkd.teachers.opening import load_run_network
+from cmkd.training.run_folder import RunFolder
 
 
 def evaluate(
@@ -42,7 +42,7 @@ def evaluate(
     """
     run = Path(run)
     network, card = load_run_network(run)
-    config = _read_config(run)
+    config = RunFolder(run).read_config()
     device = PartialState(cpu=cpu).device
     data = datasets.load(config["data"], data_root or config["data_root"], image_size=card["image_size"])
     if data.num_classes != card["num_classes"]:
@@ -63,7 +63,7 @@ def evaluate(
         device=device,
         workers=config["workers"],
     )
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device).to(memory_format=torch.channels_last)
     logits, targets = collect_logits(lambda batch: network(batch.images), batches.epoch(view=0))
     scores: dict[str, Any] = {"images": len(targets), "part": part}
     teacher_logits = None
@@ -82,13 +82,3 @@ def evaluate(
     scores["parameters"] = models.count_parameters(network)
     scores |= cpu_latency(network, data.image_size)
     return scores
-
-
-def _read_config(run: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{run} is no run folder: it has no config.yaml.") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{run / 'config.yaml'} cannot be read as YAML: {error}") from None
-    return config

@@ -30,7 +30,9 @@ def build_loss(spec: dict[str, Any]) -> nn.Module:
     try:
         inspect.signature(loss_class).bind(**options)
     except TypeError as error:
-        raise InputError(f"loss {spec['name']!r}: {error}; see `cmkd distill --loss {spec['name']} --help`.") from None
+        raise InputError(
+            f"loss {spec['name']!r}: {error}; see `cmkd distill --loss {spec['name']} --help`."
+        ) from None
     return loss_class(**options)
 
 
@@ -116,4 +118,6 @@ def check_objective(objective: Objective, num_classes: int, device: torch.device
         ) from error
     if loss.ndim != 0 or not torch.isfinite(loss):
         returned = loss.item() if loss.ndim == 0 else f"a tensor of shape {tuple(loss.shape)}"
-        raise InputError(f"loss {name} returned {returned} on a trial batch; it has to return a finite scalar.")
+        raise InputError(
+            f"loss {name} returned {returned} on a trial batch; it has to return a finite scalar."
+        )

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from cmkd.errors import InputError
+from cmkd.training.config import EXECUTION_OPTIONS
 
 STATE = "state/checkpoint.pt"
 
@@ -52,40 +53,49 @@ class RunFolder:
         return (self.path / "result.json").exists()
 
     @contextlib.contextmanager
-    def claim(self, verb: str, identity: dict[str, Any], config: dict[str, Any]) -> Iterator[RunFolder]:
+    def claim(self, identity: dict[str, Any], config: dict[str, Any]) -> Iterator[RunFolder]:
         """Create the folder, or take up the unfinished run in it; hold it until the context ends.
 
         Args:
-            verb: What the run does, `train` or `distill`.
             identity: The options that decide what comes out.
             config: All options, kept in `config.yaml`.
 
         Raises:
             InputError: The folder holds something else, another configuration, or a run at work.
         """
-        identity = json.loads(json.dumps({"verb": verb, **identity}))
+        identity = json.loads(json.dumps(identity))  # as YAML gives it back: lists for tuples
         stored = self._stored_config()
         if stored is not None:
             self._refuse_other_configuration(stored, identity)
         self.path.mkdir(parents=True, exist_ok=True)
         with self._locked():
             if stored is None:
-                write_atomic(self.path / "config.yaml", yaml.safe_dump({"verb": verb, **config}, sort_keys=False))
+                write_atomic(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
             (self.path / "state").mkdir(exist_ok=True)
             yield self
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the content of `config.yaml`, all options, and with them the `verb`: `train` or `distill`.
+
+        Raises:
+            InputError: The file does not exist or is no configuration.
+        """
+        file = self.path / "config.yaml"
+        try:
+            stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{self.path} is no run folder: it has no config.yaml.") from None
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"{file} is not readable as YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(stored, dict) or "data" not in stored:
+            raise InputError(f"{self.path} is no run folder: cmkd did not write its config.yaml.")
+        return {"verb": "distill" if "teacher" in stored else "train", **stored}
 
     def _stored_config(self) -> dict[str, Any] | None:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--out {self.path} is a file; give a folder.")
-        file = self.path / "config.yaml"
-        if file.exists():
-            try:
-                stored = yaml.safe_load(file.read_text(encoding="utf-8"))
-            except yaml.YAMLError as error:
-                raise InputError(f"{file} is not readable as YAML ({error}); choose another --out.") from None
-            if isinstance(stored, dict):
-                return stored
-            raise InputError(f"{file} is not a run's configuration; choose another --out.")
+        if (self.path / "config.yaml").exists():
+            return self.read_config()
         # A run killed before its configuration was written leaves nothing else that matters.
         foreign = [entry.name for entry in self.path.iterdir()] if self.path.exists() else []
         foreign = [name for name in foreign if name not in {".lock", ".config.yaml.tmp"}]
@@ -96,9 +106,10 @@ class RunFolder:
         return None
 
     def _refuse_other_configuration(self, stored: dict[str, Any], identity: dict[str, Any]) -> None:
+        stored = {key: value for key, value in stored.items() if key not in EXECUTION_OPTIONS | {"verb"}}
         differing = [
             f"{key}: there {stored.get(key)!r}, now {identity.get(key)!r}"
-            for key in identity
+            for key in {**identity, **stored}
             if stored.get(key) != identity.get(key)
         ]
         if differing:
@@ -155,7 +166,7 @@ class RunFolder:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many types for a damaged file
             raise InputError(
-                f"the checkpoint {file} is damaged ({type(error).__name__}); remove it to start this run anew."
+                f"the checkpoint {file} is damaged ({type(error).__name__}); remove it to start anew."
             ) from error
 
     def append_metrics(self, row: dict[str, Any]) -> int:

@@ -49,7 +49,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> RunFolder:
         InputError: The options cannot be met.
         Interrupted: The run was asked to stop; the same call goes on.
     """
-    return _run("train", config, config.model, progress=progress)
+    return _run(config, config.model, progress=progress)
 
 
 def distill(
@@ -72,11 +72,10 @@ def distill(
         InputError: The options cannot be met.
         Interrupted: The run was asked to stop; the same call goes on.
     """
-    return _run("distill", config, config.student, progress=progress, on_teacher=on_teacher)
+    return _run(config, config.student, progress=progress, on_teacher=on_teacher)
 
 
 def _run(
-    verb: str,
     config: TrainConfig | DistillConfig,
     network: str,
     *,
@@ -92,7 +91,7 @@ def _run(
     loaders = _loaders(data, config, accelerator)
     torch.manual_seed(2 * config.seed + INIT_STREAM)
     student = models.build(network, data.num_classes)
-    student = student.to(device, memory_format=torch.channels_last)
+    student = student.to(device).to(memory_format=torch.channels_last)
     teacher, report, objective = None, None, Objective(label_smoothing=config.label_smoothing)
     if isinstance(config, DistillConfig):
         objective = Objective(
@@ -108,7 +107,7 @@ def _run(
             device=device,
         )
 
-    with _disk_errors(folder), folder.claim(verb, config.identity(), asdict(config)):
+    with _disk_errors(folder), folder.claim(config.identity(), asdict(config)):
         if folder.finished:
             logger.info("%s is finished; showing what it found", folder.path)
             return folder
@@ -149,7 +148,7 @@ def _accelerator(config: RunConfig) -> tuple[Accelerator, str]:
         raise InputError("--precision fp16 needs an accelerator; on a CPU take fp32, bf16 or auto.")
     mixed = "no" if precision == "fp32" else precision
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
-        AcceleratorState._reset_state()  # Accelerate keeps one precision per process; several runs may share one
+        AcceleratorState._reset_state()  # Accelerate has one precision per process, which runs may share
     return Accelerator(cpu=config.cpu, mixed_precision=mixed), precision
 
 
@@ -220,8 +219,8 @@ def _keep_teacher(folder: RunFolder, report: TeacherReport) -> None:
         before = folder.read_json("teacher.json")["sha256"]
         if before != report.sha256:
             raise InputError(
-                f"{folder.path} was begun with a teacher whose weights hash to {before[:12]}, now they hash to "
-                f"{report.sha256[:12]}; give another --out."
+                f"{folder.path} was begun with a teacher whose weights hash to {before[:12]}, now they hash "
+                f"to {report.sha256[:12]}; give another --out."
             )
     folder.write_json("teacher.json", report.as_dict())
 
@@ -277,7 +276,14 @@ def _disk_errors(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno not in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOTDIR,
+        ):
             raise
         if not existed and folder.path.is_dir() and not (folder.path / "config.yaml").exists():
             for leftover in folder.path.iterdir():

@@ -1,0 +1,288 @@
+"""The command line as a user meets it: what it takes, and what it says to what it cannot take."""
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from cmkd import models
+from cmkd.cli import main
+
+TINY = [
+    "--student",
+    "tiny_networks:student",
+    "--teacher",
+    "tiny_networks:teacher",
+    "--teacher_weights",
+    "random",
+]
+
+pytestmark = pytest.mark.usefixtures("tiny_networks")
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Call the command line in an empty folder; return status, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        status = main([str(argument) for argument in arguments])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def assert_refused(answer, *words):
+    """Status 2, one line that holds the words, and nothing that looks like a traceback."""
+    status, out, err = answer
+    assert status == 2, err
+    assert out == ""
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("cmkd: error: "), err
+    assert "Traceback" not in err
+    for word in words:
+        assert word in last
+
+
+def folder_of_images(root, classes=("cat", "dog"), count=8, size=12):
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (size, size), (40 * index, 90 * number, 17)).save(root / name / f"{index}.png")
+    return root
+
+
+def test_distill_evaluate_and_come_back(run, tmp_path):
+    command = [
+        "distill",
+        *TINY,
+        "--epochs",
+        "2",
+        "--batch-size",
+        "256",
+        "--loss",
+        "CMKD",
+        "--loss.alpha",
+        "8",
+    ]
+    status, out, err = run(*command, "--out", "kept")
+    assert status == 0, err
+    assert "teacher: tiny_networks:teacher" in out
+    assert "rank correlation with teacher" in out
+    kept = tmp_path / "kept"
+    assert {
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "student.safetensors",
+        "model.json",
+        "report.html",
+    } <= {entry.name for entry in kept.iterdir()}
+    assert yaml.safe_load((kept / "config.yaml").read_text())["loss"]["alpha"] == 8.0
+    assert len((kept / "metrics.jsonl").read_text().splitlines()) == 2
+
+    # The same measurement again, from the files alone.
+    result = json.loads((kept / "result.json").read_text())
+    status, out, err = run("evaluate", "kept")
+    assert status == 0, err
+    assert f"{result['test']['accuracy']:.2%}" in out
+
+    # The folder as a configuration: the same run, found finished.
+    status, _, err = run("distill", "--config", "kept/config.yaml", "--out", "kept")
+    assert status == 0, err
+    assert "is finished" in err
+
+
+def test_the_run_is_a_teacher_in_turn(run):
+    assert (
+        run("train", "--model", "tiny_networks:student", "--epochs", 1, "--batch_size", 512, "--out", "big")[
+            0
+        ]
+        == 0
+    )
+    status, out, err = run(
+        *("distill", "--teacher", "big", "--student", "tiny_networks:student", "--epochs", 1),
+        *("--batch_size", 512, "--loss", "KD", "--out", "small"),
+    )
+    assert status == 0, err
+    assert "from its run folder" in out
+
+
+def test_own_images_own_network_own_loss(run, tmp_path):
+    folder_of_images(tmp_path / "pets", classes=("cat", "cow", "dog"), count=10)
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Distance(nn.Module):\n"
+        "    def __init__(self, *, scale: float = 1.0):\n"
+        "        super().__init__()\n        self.scale = scale\n"
+        "    def forward(self, student_logits, teacher_logits, target):\n"
+        "        return self.scale * (student_logits - teacher_logits).square().mean()\n"
+    )
+    status, _, err = run(
+        *("distill", *TINY, "--data", "folder:pets", "--image_size", 16, "--workers", 0, "--epochs", 1),
+        *("--batch_size", 4, "--loss", "mine.Distance", "--loss.scale", 0.5, "--out", "own"),
+    )
+    assert status == 0, err
+    assert yaml.safe_load((tmp_path / "own/config.yaml").read_text())["loss"] == {
+        "name": "mine.Distance",
+        "scale": 0.5,
+    }
+
+
+def test_list(run):
+    assert "resnet8x4" in run("list", "models")[1]
+    assert "CMKD" in run("list", "losses")[1]
+    assert "cifar100" in run("list", "datasets")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["distil"], ["distil", "distill"]),
+        ([], ["demo", "distill", "evaluate"]),
+        (["distill"], ["--teacher is required"]),
+        (["distill", *TINY, "--epoch", "3"], ["--epoch", "--epochs"]),
+        (["distill", *TINY, "--loss.alhpa", "8"], ["--loss.alhpa", "--loss.alpha"]),
+        (["distill", *TINY, "--loss", "CMDK"], ["CMDK", "CMKD"]),
+        (["distill", *TINY, "--loss.tau", "0"], ["tau", "0"]),
+        (["distill", *TINY, "--loss.rank_method", "laplac"], ["rank_method", "laplac", "laplace"]),
+        (["distill", *TINY, "--loss", "nowhere.Loss"], ["nowhere"]),
+        (["distill", *TINY, "--data", "cifar-100"], ["cifar-100", "cifar100"]),
+        (["distill", *TINY, "--student", "resnet9"], ["resnet9", "resnet8"]),
+        (["distill", *TINY, "--student", "timm:resnet1"], ["resnet1", "resnet18"]),
+        (["distill", *TINY, "--student", "tiny_networks:studnt"], ["studnt", "student"]),
+        (["distill", *TINY, "--augment", "crop"], ["crop", "crop_flip"]),
+        (["distill", *TINY, "--epochs", "many"], ["--epochs", "many"]),
+        (["distill", *TINY, "--epochs", "0"], ["--epochs is 0", "at least 1"]),
+        (["distill", *TINY, "--precision", "fp8"], ["--precision", "fp8"]),
+        (["distill", *TINY, "--precision", "fp16", "--cpu", "true"], ["fp16", "bf16"]),
+        (["distill", *TINY, "--batch_size", "20000"], ["20000", "9000"]),
+        (["distill", "--teacher", "resnet20"], ["resnet20", "--teacher_weights"]),
+        (["distill", "--teacher", "resnet20", "--teacher_weights", "none.pt"], ["none.pt"]),
+        (["distill", *TINY, "--teacher_mean", "[0.5,0.5,0.5]"], ["--teacher_mean", "--teacher_std"]),
+        (["distill", *TINY, "--teacher_mean", "[0.5]", "--teacher_std", "[0.5]"], ["1 values", "3 channels"]),
+        (
+            ["distill", "--teacher", "tiny_networks:broken", "--teacher_weights", "random"],
+            ["tiny_networks:broken"],
+        ),
+        (["distill", *TINY, "--config", "absent.yaml"], ["absent.yaml"]),
+        (["distill", *TINY, "--data", "folder:absent"], ["absent"]),
+        (["evaluate", "absent"], ["absent", "no finished run"]),
+        (["list", "modles"], ["modles"]),
+    ],
+)
+def test_what_cannot_be_used_is_named(run, tmp_path, arguments, words):
+    assert_refused(run(*arguments), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_data_says_where_it_belongs(run, tmp_path):
+    assert_refused(run("train", "--data", "cifar100", "--data_root", "here"), "cifar100", "here")
+
+
+def test_class_counts_that_differ(run, tmp_path):
+    folder_of_images(tmp_path / "pets")
+    assert (
+        run("train", "--model", "tiny_networks:student", "--epochs", 1, "--out", "ten", "--batch_size", 512)[
+            0
+        ]
+        == 0
+    )
+    answer = run("distill", "--teacher", "ten", "--data", "folder:pets", "--batch_size", 4, "--out", "two")
+    assert_refused(answer, "10 classes", "has 2")
+    assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda root: [file.unlink() for file in root.rglob("*.png")], ["no images"]),
+        (
+            lambda root: [file.unlink() for file in (root / "dog").iterdir()] + [(root / "dog").rmdir()],
+            ["one class folder"],
+        ),
+    ],
+)
+def test_folders_that_are_no_data_set(run, tmp_path, change, words):
+    change(folder_of_images(tmp_path / "pets"))
+    assert_refused(run("train", "--data", "folder:pets", "--batch_size", 4, "--out", "run"), *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_truncated_image_is_named(run, tmp_path):
+    file = folder_of_images(tmp_path / "pets", size=64) / "dog/3.png"
+    file.write_bytes(file.read_bytes()[:60])
+    answer = run(
+        *(
+            "train",
+            "--data",
+            "folder:pets",
+            "--model",
+            "tiny_networks:student",
+            "--image_size",
+            32,
+            "--workers",
+            0,
+        ),
+        *("--batch_size", 4, "--epochs", 1, "--validation", 0.2, "--out", "run"),
+    )
+    assert_refused(answer, "3.png")
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("owned",)
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda file: file.write_text("hello"), ["weights.pt"]),
+        (lambda file: torch.save({"state_dict": {"layer.weight": torch.zeros(3)}}, file), ["layer.weight"]),
+        (lambda file: torch.save(models.build("resnet8", 100).state_dict(), file), ["100", "10"]),
+        (lambda file: torch.save({"model": Malicious()}, file), ["weights.pt"]),
+        (lambda file: file.write_bytes(pickle.dumps(Malicious())), ["weights.pt"]),
+    ],
+)
+def test_checkpoints_that_are_none(run, tmp_path, write, words):
+    write(tmp_path / "weights.pt")
+    answer = run("distill", "--teacher", "resnet8", "--teacher_weights", "weights.pt", "--out", "run")
+    assert_refused(answer, *words)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["weights.pt"]
+
+
+def test_a_folder_that_belongs_to_another_run(run, tmp_path):
+    command = ["distill", *TINY, "--batch_size", "512", "--out", "kept"]
+    assert run(*command, "--epochs", "1")[0] == 0
+    before = {entry: entry.read_bytes() for entry in (tmp_path / "kept").iterdir() if entry.is_file()}
+    assert_refused(run(*command, "--epochs", "2"), "epochs: there 1, now 2", "--out")
+    assert before == {entry: entry.read_bytes() for entry in (tmp_path / "kept").iterdir() if entry.is_file()}
+
+
+def test_no_permission_to_write(run, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)  # a mode would not stop the superuser that CI may be
+    assert_refused(run("distill", *TINY, "--out", "locked"), "locked", "Permission denied")
+
+
+def test_no_space(run, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cmkd.training.run_folder.os.fsync", full)
+    assert_refused(run("distill", *TINY, "--out", "full"), "full", "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_diverges_stops_the_run(run, tmp_path):
+    answer = run("distill", *TINY, "--loss", "KD", "--lr", "1e30", "--epochs", "1", "--out", "wild")
+    status, _, err = answer
+    assert status == 2
+    assert "learning rate" in err.strip().splitlines()[-1]
+    assert "Traceback" not in err
