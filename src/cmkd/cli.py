@@ -29,9 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 2 for input that cannot be used, 130 after an interruption.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for chatty in ("accelerate", "httpx", "timm"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    handler = logging.StreamHandler(sys.stderr)
+    logger = logging.getLogger("cmkd")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     sys.path.append(str(Path.cwd()))  # one's own networks and losses are named by dotted path
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("cmkd: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    finally:
+        logger.removeHandler(handler)
     return 0
 
 

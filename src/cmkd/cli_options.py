@@ -119,7 +119,10 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
         "dotted path of a class. The help shows the options of the method that is named before it.",
     )
     if argv[:1] == ["distill"]:
-        parsers["distill"].add_class_arguments(losses.resolve(loss), "loss", as_group=False)
+        # training needs the mean: a reduction is for one's own loop
+        parsers["distill"].add_class_arguments(
+            losses.resolve(loss), "loss", as_group=False, skip={"reduction"}
+        )
     parsers["evaluate"] = evaluate = _Parser(description=_summary(EvaluateOptions))
     evaluate.add_argument("run", help="Run folder.")
     evaluate.add_class_arguments(EvaluateOptions, skip={"run"}, as_group=False)

@@ -7,20 +7,18 @@ folder like any other; `scripts/train_demo_teacher.sh` is the command that made 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cmkd.report import markdown_table, save_picture, write_report
-from cmkd.training import DistillConfig, RunFolder, TrainConfig, distill, train
+from cmkd.training import DistillConfig, RunFolder, distill
 
 TEACHER = Path(__file__).parent / "teacher"
 STUDENT = "resnet8"
 DATA = "fashion-mnist-12k"
 
-#: Cross-entropy alone, and the distillation losses; every one with its defaults, nothing tuned for the demo.
-METHODS: Mapping[str, dict[str, Any] | None] = {"CE": None, "KD": {"name": "KD"}, "CMKD": {"name": "CMKD"}}
+#: Every one with its defaults: nothing is tuned for the demo.
+METHODS = ("CE", "KD", "CMKD")
 
 
 @dataclass(frozen=True)
@@ -57,21 +55,17 @@ def demo(out: str | Path, *, epochs: int = 4, seeds: int = 1, progress: bool = T
     started = time.monotonic()
     groups: dict[str, list[RunFolder]] = {method: [] for method in METHODS}
     for seed in range(seeds):
-        for method, loss in METHODS.items():
-            budget: dict[str, Any] = {
-                "data": DATA,
-                "epochs": epochs,
-                "lr": 0.1,
-                "batch_size": 128,
-                "seed": seed,
-                "out": str(out / f"{method.lower()}-seed{seed}"),
-            }
-            if loss is None:
-                run = train(TrainConfig(model=STUDENT, **budget), progress=progress)
-            else:
-                config = DistillConfig(teacher=str(TEACHER), student=STUDENT, loss=loss, **budget)
-                run = distill(config, progress=progress)
-            groups[method].append(run)
+        for method in METHODS:
+            config = DistillConfig(
+                data=DATA,
+                teacher=str(TEACHER),
+                student=STUDENT,
+                loss={"name": method},
+                epochs=epochs,
+                seed=seed,
+                out=str(out / f"{method.lower()}-seed{seed}"),
+            )
+            groups[method].append(distill(config, progress=progress))
     elapsed = time.monotonic() - started
 
     title = "A ResNet-8 taught by a ResNet-20"

@@ -16,6 +16,7 @@ cross-entropy beside it (1 for all but KD).
 """
 
 from cmkd.losses.base import DistillationLoss, Reduction
+from cmkd.losses.ce import CELoss
 from cmkd.losses.cmkd import CMKDLoss, cmkd_loss
 from cmkd.losses.cmkd_options import CMKDParts
 from cmkd.losses.discovery import available, resolve
@@ -24,6 +25,7 @@ from cmkd.losses.dkd import DKDLoss, dkd_loss
 from cmkd.losses.kd import KDLoss, kd_loss
 
 __all__ = [
+    "CELoss",
     "CMKDLoss",
     "CMKDParts",
     "DISTLoss",

@@ -42,6 +42,8 @@ class DistillationLoss(nn.Module):
         reduction: `"mean"` or `"sum"` over samples and positions, or `"none"` for shape (N, *).
     """
 
+    #: Whether training has to run the teacher at all.
+    reads_teacher: bool = True
     option_names: tuple[str, ...] = ("reduction",)
 
     def __init__(self, *, reduction: Reduction = "mean") -> None:

@@ -143,9 +143,10 @@ def cmkd_loss(
 
 
 class CMKDLoss(DistillationLoss):
-    r"""Our reconstruction of CMKD, module form of `cmkd_loss`: $\alpha \, [(1 - w_i) P_i + w_i S_i]$.
+    r"""Our reconstruction of CMKD (arXiv 2410.06561): values by Pearson, ranking by Spearman.
 
-    The distillation term alone; the objective is `cross_entropy + loss`.
+    Module form of `cmkd_loss`, $\alpha \, [(1 - w_i) P_i + w_i S_i]$. The distillation term alone; the
+    objective is `cross_entropy + loss`.
 
     Args:
         alpha: Scale $\alpha$ of the whole term.

@@ -24,7 +24,7 @@ def available() -> dict[str, type[DistillationLoss]]:
 
     Example:
         >>> sorted(available())
-        ['CMKD', 'DIST', 'DKD', 'KD']
+        ['CE', 'CMKD', 'DIST', 'DKD', 'KD']
     """
     found = {}
     for info in pkgutil.iter_modules(cmkd.losses.__path__):

@@ -74,9 +74,10 @@ def intra_class(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class DISTLoss(DistillationLoss):
-    r"""Module form of `dist_loss`: $\alpha \tau^2 (\beta L_{inter} + \gamma L_{intra})$.
+    r"""DIST (Huang et al. 2022): Pearson correlation of rows and columns.
 
-    The distillation term alone; the objective is `cross_entropy + loss`.
+    Module form of `dist_loss`, $\alpha \tau^2 (\beta L_{inter} + \gamma L_{intra})$. The distillation
+    term alone; the objective is `cross_entropy + loss`.
 
     Args:
         tau: Temperature $\tau > 0$.

@@ -74,10 +74,11 @@ def dkd_loss(
 
 
 class DKDLoss(DistillationLoss):
-    r"""Module form of `dkd_loss`: $T^2 (\alpha\,\mathrm{TCKD} + \beta\,\mathrm{NCKD})$.
+    r"""DKD (Zhao et al. 2022): the KL divergence, split into target and non-target classes.
 
-    The distillation term alone; the objective is `cross_entropy + loss`, with the paper's linear warm-up
-    of this term over the first 20 epochs left to the training loop.
+    Module form of `dkd_loss`, $T^2 (\alpha\,\mathrm{TCKD} + \beta\,\mathrm{NCKD})$. The distillation term
+    alone; the objective is `cross_entropy + loss`, with the paper's linear warm-up of this term over the
+    first 20 epochs left to the training loop.
 
     Args:
         temperature: $T > 0$.

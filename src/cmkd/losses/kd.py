@@ -60,9 +60,10 @@ def kd_loss(
 
 
 class KDLoss(DistillationLoss):
-    r"""Module form of `kd_loss`: $\alpha T^2 \, \mathrm{KL}(p_t \| p_s)$.
+    r"""KD (Hinton et al. 2015): KL divergence of softened probabilities.
 
-    The distillation term alone; the objective is `task_weight * cross_entropy + loss`.
+    Module form of `kd_loss`, $\alpha T^2 \, \mathrm{KL}(p_t \| p_s)$. The distillation term alone; the
+    objective is `task_weight * cross_entropy + loss`.
 
     Args:
         temperature: $T > 0$.

@@ -36,6 +36,13 @@ def build_loss(spec: dict[str, Any]) -> nn.Module:
     return loss_class(**options)
 
 
+def resolved_loss(spec: dict[str, Any], loss: nn.Module) -> dict[str, Any]:
+    """Return the specification with the defaults filled in, as far as the loss knows its options."""
+    options = dict(getattr(loss, "options", {}))
+    options.pop("reduction", None)  # training takes the mean
+    return {"name": spec["name"], **options, **spec}
+
+
 class Objective(nn.Module):
     """`task_weight * cross-entropy + fade * distillation`.
 
@@ -59,6 +66,7 @@ class Objective(nn.Module):
         default = float(getattr(distillation, "task_weight", 1.0))
         self.task_weight = default if task_weight is None else task_weight
         self.label_smoothing = label_smoothing
+        self.reads_teacher = distillation is not None and getattr(distillation, "reads_teacher", True)
         self._has_parts = (
             distillation is not None and "parts" in inspect.signature(distillation.forward).parameters
         )
@@ -70,7 +78,7 @@ class Objective(nn.Module):
 
         Args:
             logits: Student logits `(N, C)`.
-            teacher_logits: Teacher logits `(N, C)`, or None without a teacher.
+            teacher_logits: Teacher logits `(N, C)`; None if `reads_teacher` is false.
             target: Class indices `(N,)`.
             fade: Factor of the distillation loss, for its warm-up.
 
@@ -80,8 +88,8 @@ class Objective(nn.Module):
         """
         logits = logits.float()
         task = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
-        if self.distillation is None:
-            return task, {"task": task.detach()}
+        if self.distillation is None or teacher_logits is None:
+            return self.task_weight * task, {"task": task.detach()}
         if self._has_parts:
             reported = self.distillation(logits, teacher_logits, target, parts=True)._asdict()
             distillation = reported.pop("loss")

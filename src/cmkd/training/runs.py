@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from cmkd.teachers import LiveTeacher, TeacherReport, open_teacher
 from cmkd.training import environment
 from cmkd.training.config import DistillConfig, RunConfig, TrainConfig
 from cmkd.training.loop import fit
-from cmkd.training.objective import Objective, build_loss, check_objective
+from cmkd.training.objective import Objective, build_loss, check_objective, resolved_loss
 from cmkd.training.progress import Progress
 from cmkd.training.run_folder import RunFolder
 
@@ -94,8 +94,10 @@ def _run(
     student = student.to(device).to(memory_format=torch.channels_last)
     teacher, report, objective = None, None, Objective(label_smoothing=config.label_smoothing)
     if isinstance(config, DistillConfig):
+        loss = build_loss(config.loss)
+        config = replace(config, loss=resolved_loss(config.loss, loss))
         objective = Objective(
-            build_loss(config.loss), task_weight=config.task_weight, label_smoothing=config.label_smoothing
+            loss, task_weight=config.task_weight, label_smoothing=config.label_smoothing
         ).to(device)
         check_objective(objective, data.num_classes, device)
         teacher, report = open_teacher(
@@ -130,7 +132,7 @@ def _run(
             config=config,
             folder=folder,
             accelerator=accelerator,
-            teacher=teacher,
+            teacher=teacher if objective.reads_teacher else None,
             validate=validate,
             progress=Progress(folder.path.name, enabled=progress),
         )
