@@ -8,7 +8,7 @@ from typing import Any, Literal
 from cmkd.errors import InputError
 
 #: Options that change how a run is executed, not what comes out: they may differ when a run is resumed.
-EXECUTION_OPTIONS = frozenset({"out", "workers", "checkpoint_seconds"})
+EXECUTION_OPTIONS = frozenset({"out", "data_root", "workers", "checkpoint_seconds"})
 
 
 @dataclass(kw_only=True)
@@ -93,6 +93,10 @@ class RunConfig:
     def _require(self, name: str, valid: bool, range_: str) -> None:
         if not valid:
             raise InputError(f"--{name} is {getattr(self, name)}; it has to be {range_}.")
+
+    def options(self) -> dict[str, Any]:
+        """Return what `config.yaml` keeps: every option but `out`, which the folder itself says."""
+        return {key: value for key, value in asdict(self).items() if key != "out"}
 
     def identity(self) -> dict[str, Any]:
         """Return the options that decide what comes out; a run folder belongs to one such set."""

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def _run(
             device=device,
         )
 
-    with _disk_errors(folder), folder.claim(config.identity(), asdict(config)):
+    with _disk_errors(folder), folder.claim(config.identity(), config.options()):
         if folder.finished:
             logger.info("%s is finished; showing what it found", folder.path)
             return folder
