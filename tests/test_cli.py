@@ -133,6 +133,22 @@ def test_own_images_own_network_own_loss(run, tmp_path):
     }
 
 
+def test_report_pools_seeds_and_nothing_else(run, tmp_path):
+    for seed, alpha in [(0, 8), (1, 8), (0, 2)]:
+        options = ["--epochs", 1, "--batch_size", 512, "--loss.alpha", alpha, "--seed", seed]
+        assert run("distill", *TINY, *options, "--out", f"{alpha}-{seed}")[0] == 0
+    status, out, err = run("report", "8-0", "8-1", "2-0", "--out", "page.html")
+    assert status == 0, err
+    accuracy = [
+        json.loads((tmp_path / f"8-{seed}/result.json").read_text())["test"]["accuracy"] for seed in (0, 1)
+    ]
+    row = next(line for line in out.splitlines() if "CMKD (alpha 8.0)" in line)
+    assert f"{100 * sum(accuracy) / 2:.2f} ±" in row
+    assert "CMKD (alpha 2.0)" in out
+    assert (tmp_path / "page.html").stat().st_size > 100_000
+    assert_refused(run("report", "8-0", "absent"), "absent", "no run folder")
+
+
 def test_list(run):
     assert "resnet8x4" in run("list", "models")[1]
     assert "CMKD" in run("list", "losses")[1]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cmkd.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
-    from cmkd.cli_options import DemoOptions, EvaluateOptions
+    from cmkd.cli_options import DemoOptions, EvaluateOptions, ReportOptions
     from cmkd.teachers import TeacherReport
     from cmkd.training import DistillConfig, RunFolder, TrainConfig
 
@@ -81,6 +81,14 @@ def _evaluate(options: EvaluateOptions) -> None:
     _print_scores(f"{options.run}: {scores['part']}, {scores['images']} images", scores)
 
 
+def _report(options: ReportOptions) -> None:
+    from cmkd.report import group_runs, markdown_table, write_report
+
+    groups = group_runs(options.runs)
+    report = write_report(Path(options.out), groups, title=options.title)
+    print(f"{markdown_table(groups)}\n\nreport: {report}")
+
+
 def _list(kind: str) -> None:
     print_table = {"models": _list_models, "losses": _list_losses, "datasets": _list_datasets}[kind]
     print_table()
@@ -125,18 +133,13 @@ def _print_teacher(report: TeacherReport) -> None:
 
 
 def _print_result(folder: RunFolder) -> None:
-    from cmkd.report import write_report
+    from cmkd.report import group_runs, write_report
 
     result = folder.read_json("result.json")
     scores = {"student": result["test"], **{key: value for key, value in result.items() if key != "test"}}
     _print_scores(f"test, {result['images']} images", scores)
-    report = write_report(folder.path / "report.html", {_method(folder): [folder]}, title=folder.path.name)
+    report = write_report(folder.path / "report.html", group_runs([folder.path]), title=folder.path.name)
     print(f"run folder: {folder.path}\nreport: {report}")
-
-
-def _method(folder: RunFolder) -> str:
-    config = folder.read_config()
-    return "CE" if config["verb"] == "train" else str(config["loss"]["name"])
 
 
 #: Scores as they are shown: name, heading, format.
@@ -184,5 +187,6 @@ VERBS: dict[str, Callable[[Any], None]] = {
     "train": _train,
     "distill": _distill,
     "evaluate": _evaluate,
+    "report": _report,
     "list": _list,
 }

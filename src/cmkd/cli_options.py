@@ -51,6 +51,21 @@ class EvaluateOptions:
     cpu: bool = False
 
 
+@dataclass(kw_only=True)
+class ReportOptions:
+    """Compare runs: a table, and one HTML page with the figures.
+
+    Args:
+        runs: Run folders; those that differ in nothing but the seed are pooled.
+        out: The page to write.
+        title: Its title.
+    """
+
+    runs: list[str]
+    out: str = "report.html"
+    title: str = "Comparison of runs"
+
+
 class _Parser(ArgumentParser):
     """A parser that raises `InputError` with the nearest option instead of printing its usage."""
 
@@ -126,9 +141,14 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     parsers["evaluate"] = evaluate = _Parser(description=_summary(EvaluateOptions))
     evaluate.add_argument("run", help="Run folder.")
     evaluate.add_class_arguments(EvaluateOptions, skip={"run"}, as_group=False)
+    parsers["report"] = report = _Parser(description=_summary(ReportOptions))
+    report.add_argument(
+        "runs", nargs="+", help="Run folders; those that differ in nothing but the seed are pooled."
+    )
+    report.add_class_arguments(ReportOptions, skip={"runs"}, as_group=False)
     parsers["list"] = listing = _Parser(description="List what can be named.")
     listing.add_argument("kind", type=Literal["models", "losses", "datasets"], help="What to list.")
-    for verb in ("demo", "train", "distill", "evaluate", "list"):
+    for verb in ("demo", "train", "distill", "evaluate", "report", "list"):
         verbs.add_subcommand(verb, parsers[verb], help=parsers[verb].description)
 
     parser.current = parsers.get(argv[0]) if argv else None
@@ -138,7 +158,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     options.pop("config", None)
     if verb == "list":
         return verb, options["kind"]
-    kind = {**configured, "evaluate": EvaluateOptions}[verb]
+    kind = {**configured, "evaluate": EvaluateOptions, "report": ReportOptions}[verb]
     return verb, kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options})
 
 

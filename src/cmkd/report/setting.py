@@ -104,7 +104,7 @@ def _images(run: Record) -> str:
 
 def _objective(run: Record) -> str:
     loss = run.config.get("loss")
-    if loss is None:
+    if loss is None or loss["name"] == "CE":
         return "cross-entropy"
     options = {key: value for key, value in loss.items() if key != "name"}
     weight = run.config.get("task_weight")
