@@ -1,7 +1,7 @@
 """Finished runs as something to look at: a table, one self-contained HTML page, a picture for a README.
 
-Every function takes `groups`, a mapping from the name of a method to its runs, one per seed; `group_runs` makes it
-from run folders.
+Every function takes `groups`, a mapping from the name of a method to its runs, one per seed; `group_runs`
+makes it from run folders.
 """
 
 from cmkd.report.grouping import group_runs

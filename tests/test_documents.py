@@ -1,0 +1,48 @@
+"""The Python in README and CONTRIBUTING runs, and does what the text says."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+def python_blocks(name):
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_the_loop_of_the_readme_learns():
+    torch.manual_seed(0)
+    images = torch.randn(64, 8)
+    teacher, student = torch.nn.Linear(8, 5), torch.nn.Linear(8, 5)
+    target = teacher(images).argmax(1)
+    before = (student(images).argmax(1) == target).float().mean()
+    names = {
+        "teacher": teacher,
+        "student": student,
+        "loader": [(images, target)] * 40,
+        "optimizer": torch.optim.SGD(student.parameters(), lr=0.1),
+    }
+    (loop,) = python_blocks("README.md")
+    exec(loop, names)
+    after = (student(images).argmax(1) == target).float().mean()
+    assert after > before + 0.3
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_the_method_of_the_contributing_page_is_found_by_name(tmp_path, monkeypatch):
+    import cmkd.losses
+
+    (code,) = python_blocks("CONTRIBUTING.md")
+    (tmp_path / "mse.py").write_text(code)
+    monkeypatch.setattr(cmkd.losses, "__path__", [*cmkd.losses.__path__, str(tmp_path)])
+    try:
+        loss = cmkd.losses.resolve("MSE")()
+        assert "MSE" in cmkd.losses.available()
+        student, teacher = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 2.0]])
+        assert loss(student, teacher).item() == pytest.approx(2.0)  # ((1-3)^2 + 0) / 2
+    finally:
+        sys.modules.pop("cmkd.losses.mse", None)
