@@ -1,0 +1,52 @@
+import pytest
+import torch
+from torch import nn
+
+from cmkd.data import Batch
+from cmkd.errors import InputError
+from cmkd.teachers import LiveTeacher
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
+
+
+def batch_of(pixels):
+    images = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    return Batch(images, torch.zeros(len(images), dtype=torch.long), torch.arange(len(images)), 0)
+
+
+def test_it_is_fed_what_it_was_trained_on():
+    pixels = torch.rand(4, 3, 2, 2)
+    other_mean, other_std = (0.1, 0.2, 0.3), (0.5, 1.0, 2.0)
+    teacher = LiveTeacher(nn.Flatten(), mean=MEAN, std=STD, teacher_mean=other_mean, teacher_std=other_std)
+    expected = (pixels - torch.tensor(other_mean).view(3, 1, 1)) / torch.tensor(other_std).view(3, 1, 1)
+    torch.testing.assert_close(teacher(batch_of(pixels)), expected.flatten(1))
+
+
+def test_images_are_not_touched_when_the_statistics_agree():
+    batch = batch_of(torch.rand(4, 3, 2, 2))
+    teacher = LiveTeacher(nn.Flatten(), mean=MEAN, std=STD)
+    assert not teacher.renormalizes
+    assert torch.equal(teacher(batch), batch.images.flatten(1))
+
+
+def test_it_stays_in_eval_mode_and_without_gradients():
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 5))
+    teacher = LiveTeacher(network, mean=MEAN, std=STD)
+    nn.ModuleList([teacher]).train()
+    assert not any(module.training for module in teacher.modules())
+    before = network[0].running_mean.clone()
+    logits = teacher(batch_of(torch.rand(4, 3, 2, 2)))
+    assert torch.equal(network[0].running_mean, before)
+    assert not logits.requires_grad
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_logits_are_float32_whatever_the_autocast():
+    teacher = LiveTeacher(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), mean=MEAN, std=STD)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert teacher(batch_of(torch.rand(4, 3, 2, 2))).dtype == torch.float32
+
+
+def test_statistics_of_another_number_of_channels():
+    with pytest.raises(InputError, match=r"std has 1 values.*3 channels"):
+        LiveTeacher(nn.Flatten(), mean=MEAN, std=STD, teacher_mean=MEAN, teacher_std=[0.5])

@@ -1,0 +1,81 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from cmkd import data, models
+from cmkd.errors import InputError
+from cmkd.teachers import open_teacher
+
+
+@pytest.fixture(scope="module")
+def fashion():
+    return data.load("fashion-mnist-12k")
+
+
+def test_weights_from_a_file(fashion, tmp_path):
+    network = models.build("resnet8", 10).eval()
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in network.state_dict().items()}},
+        tmp_path / "w.pth",
+    )
+    teacher, report = open_teacher("resnet8", fashion, weights=str(tmp_path / "w.pth"))
+    images = torch.randn(2, 3, 28, 28)
+    torch.testing.assert_close(teacher.network(images), network(images))
+    assert report.normalization == "the data"
+    assert report.parameters == sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_the_hash_follows_the_weights(fashion, tmp_path):
+    hashes = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        hashes.append(open_teacher("resnet8", fashion, weights="random")[1].sha256)
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.usefixtures("tiny_networks")
+def test_options_override_what_is_known(fashion):
+    mean, std = [0.1, 0.2, 0.3], [0.5, 0.5, 0.5]
+    _, report = open_teacher("tiny_networks:teacher", fashion, weights="random", mean=mean, std=std)
+    assert (report.mean, report.std, report.normalization) == (mean, std, "the options")
+
+
+def test_a_run_folder_brings_its_own_normalisation(fashion, tmp_path):
+    card = {"network": "resnet8", "num_classes": 10, "mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0]}
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    models.save_weights(models.build("resnet8", 10), tmp_path / "student.safetensors")
+    teacher, report = open_teacher(str(tmp_path), fashion)
+    assert report.mean == [0.1, 0.2, 0.3]
+    assert teacher.renormalizes
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("{", "not valid JSON"), ('{"network": "resnet8"}', "lacks mean, num_classes, std")],
+)
+def test_a_damaged_run_folder(fashion, tmp_path, content, words):
+    (tmp_path / "model.json").write_text(content)
+    with pytest.raises(InputError, match=words):
+        open_teacher(str(tmp_path), fashion)
+
+
+def test_pretrained_weights_for_other_classes_are_refused(fashion, monkeypatch):
+    """A teacher with a new, random classifier would teach noise."""
+
+    def build(name, num_classes, *, pretrained):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 28 * 28, num_classes))
+        models.factory._mark_new_classifier(network, name, 1000, num_classes)
+        return network
+
+    monkeypatch.setattr(models, "build", build)
+    with pytest.raises(InputError, match="other classes than the 10"):
+        open_teacher("timm:resnet18", fashion, weights="pretrained")
+
+
+@pytest.mark.usefixtures("tiny_networks")
+def test_a_network_that_returns_no_logits(fashion, monkeypatch):
+    monkeypatch.setattr("tiny_networks.teacher", lambda num_classes: nn.Identity(), raising=False)
+    with pytest.raises(InputError, match=r"logits of shape \(N, classes\)"):
+        open_teacher("tiny_networks:teacher", fashion, weights="random")

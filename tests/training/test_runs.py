@@ -1,0 +1,98 @@
+import json
+
+import pytest
+import torch
+
+from cmkd import data as datasets
+from cmkd.data import Loader
+from cmkd.errors import InputError
+from cmkd.models import read_state_dict
+from cmkd.training import DistillConfig, TrainConfig, distill, train
+from cmkd.training import runs as runs_module
+
+pytestmark = pytest.mark.usefixtures("tiny_networks")
+
+TINY = {"batch_size": 512, "epochs": 2}
+TAUGHT = {"student": "tiny_networks:student", "teacher": "tiny_networks:teacher", "teacher_weights": "random"}
+
+
+def test_the_test_images_are_seen_once_and_after_training(tmp_path, monkeypatch):
+    test_images = datasets.load("fashion-mnist-12k").test.images
+    seen = []
+    epoch_of = Loader.epoch
+
+    def epoch(self, view, start=0):
+        part = "test" if torch.equal(self.images.images, test_images) else "train"
+        seen.append((part, self.shuffle))
+        return epoch_of(self, view, start)
+
+    monkeypatch.setattr(Loader, "epoch", epoch)
+    train(TrainConfig(model="tiny_networks:student", out=str(tmp_path / "run"), **TINY), progress=False)
+    assert seen == [("train", True), ("train", False)] * 2 + [("test", False)]
+
+
+def test_validation_images_are_not_trained_on(tmp_path, monkeypatch):
+    loaders = {}
+    original = runs_module._loaders
+    monkeypatch.setattr(runs_module, "_loaders", lambda *args: loaders.update(original(*args)) or loaders)
+    train(TrainConfig(model="tiny_networks:student", out=str(tmp_path / "run"), **TINY), progress=False)
+    training, validation = (set(loaders[part].indices.tolist()) for part in ("train", "validation"))
+    assert not training & validation
+    assert len(validation) == 1000
+    assert training | validation == set(range(10_000))
+
+
+def test_every_method_starts_from_the_same_weights_and_sees_the_same_batches(tmp_path, monkeypatch):
+    seen = {}
+    fit = runs_module.fit
+
+    def spy(student, objective, loader, **options):
+        name = type(objective.distillation).__name__
+        weights = {key: value.clone() for key, value in student.state_dict().items()}
+        seen[name] = (weights, next(loader.epoch(view=1)).images.clone())
+        return fit(student, objective, loader, **options)
+
+    monkeypatch.setattr(runs_module, "fit", spy)
+    for loss in ("CE", "KD", "CMKD"):
+        config = DistillConfig(**TAUGHT, loss={"name": loss}, out=str(tmp_path / loss), **TINY)
+        distill(config, progress=False)
+    reference_weights, reference_batch = seen["CELoss"]
+    for weights, batch in seen.values():
+        assert torch.equal(batch, reference_batch)
+        assert all(torch.equal(weights[key], reference_weights[key]) for key in weights)
+
+
+def test_ce_by_distill_is_train(tmp_path):
+    """The baseline of a comparison is not another code path with other numbers."""
+    taught = distill(
+        DistillConfig(**TAUGHT, loss={"name": "CE"}, out=str(tmp_path / "ce"), **TINY), progress=False
+    )
+    alone = train(TrainConfig(model=TAUGHT["student"], out=str(tmp_path / "alone"), **TINY), progress=False)
+    one, other = (read_state_dict(run.path / "student.safetensors") for run in (taught, alone))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert "rank_correlation" in taught.read_json("result.json")["test"]
+
+
+def test_the_default_weights_are_spread(tmp_path):
+    run = distill(DistillConfig(**TAUGHT, out=str(tmp_path / "run"), **TINY), progress=False)
+    counts = torch.tensor(run.read_metrics()[-1]["histograms"]["weight"], dtype=torch.float)
+    middles = (torch.arange(20) + 0.5) / 20
+    mean = (counts * middles).sum() / counts.sum()
+    spread = ((counts * (middles - mean).square()).sum() / counts.sum()).sqrt()
+    assert spread > 0.2
+
+
+def test_another_teacher_is_not_taken_for_the_first(tmp_path, monkeypatch):
+    config = DistillConfig(**TAUGHT, out=str(tmp_path / "run"), **TINY)
+    distill(config, progress=False)
+    (tmp_path / "run/result.json").unlink()  # as if it had been stopped just before its end
+    teacher = json.loads((tmp_path / "run/teacher.json").read_text())
+    (tmp_path / "run/teacher.json").write_text(json.dumps({**teacher, "sha256": "0" * 64}))
+    with pytest.raises(InputError, match=r"000000000000.*another --out"):
+        distill(config, progress=False)
+
+
+def test_options_are_checked_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match="unknown loss"):
+        distill(DistillConfig(**TAUGHT, loss={"name": "KDD"}, out=str(tmp_path / "run")), progress=False)
+    assert list(tmp_path.iterdir()) == []
