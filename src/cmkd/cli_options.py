@@ -30,7 +30,7 @@ class DemoOptions:
     """
 
     out: str = "cmkd-demo"
-    epochs: int = 4
+    epochs: int = 3
     seeds: int = 1
 
 

@@ -36,7 +36,7 @@ class Outcome:
     report: Path
 
 
-def demo(out: str | Path, *, epochs: int = 4, seeds: int = 1, progress: bool = True) -> Outcome:
+def demo(out: str | Path, *, epochs: int = 3, seeds: int = 1, progress: bool = True) -> Outcome:
     """Train the same student by cross-entropy, KD and CMKD with the same budget, and compare.
 
     Args:

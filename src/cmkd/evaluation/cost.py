@@ -11,26 +11,31 @@ from torch import nn
 
 
 @torch.inference_mode()
-def cpu_latency(model: nn.Module, image_size: int, *, runs: int = 30, warmup: int = 5) -> dict[str, float]:
+def cpu_latency(
+    model: nn.Module, image_size: int, *, runs: int = 200, warmup: int = 10, seconds: float = 2.0
+) -> dict[str, float]:
     """Time the forward pass of a single image on the CPU, in float32.
 
     Args:
         model: Network that takes `(1, 3, image_size, image_size)`; it is copied, not moved.
         image_size: Side of the image in pixels.
-        runs: Timed passes.
+        runs: Timed passes, at most.
         warmup: Passes before those.
+        seconds: Time after which no further pass is begun; two are timed whatever they take.
 
     Returns:
         `latency_ms`, the median, with `latency_p10_ms` and `latency_p90_ms`, in milliseconds.
     """
     network = copy.deepcopy(model).to("cpu", torch.float32).eval()
     image = torch.zeros(1, 3, image_size, image_size)
-    times = []
-    for run in range(warmup + runs):
+    for _ in range(warmup):
+        network(image)
+    times: list[float] = []
+    begun = time.perf_counter()
+    while len(times) < 2 or (len(times) < runs and time.perf_counter() - begun < seconds):
         start = time.perf_counter()
         network(image)
-        if run >= warmup:
-            times.append(1e3 * (time.perf_counter() - start))
+        times.append(1e3 * (time.perf_counter() - start))
     tenths = statistics.quantiles(times, n=10)
     return {
         "latency_ms": statistics.median(times),

@@ -242,6 +242,7 @@ def _finish(
     if teacher is not None:
         teacher_logits, _ = _collect(teacher, test, accelerator)
         result["teacher"] = evaluate_logits(teacher_logits, targets, None)
+        result["teacher"] |= cpu_latency(teacher.network, data.image_size)
         result["test"] = evaluate_logits(logits, targets, teacher_logits)
     else:
         result["test"] = evaluate_logits(logits, targets, None)
