@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Makes the demo's teacher, src/cmkd/demo/teacher: a ResNet-20 trained on all 60,000 images of Fashion-MNIST.
+# Its validation part, and most of the demo's, are images of that training set; the test images are not.
 #
 #     scripts/train_demo_teacher.sh /usr/share/datasets/fashion-mnist
 #

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -185,6 +186,10 @@ def test_list(run):
             ["distill", "--teacher", "tiny_networks:broken", "--teacher_weights", "random"],
             ["tiny_networks:broken"],
         ),
+        (["train", "--model", "tiny_networks:broken"], ["tiny_networks:broken", "28 x 28"]),
+        (["train", "--model", "tiny_networks:seven"], ["tiny_networks:seven", "7 classes", "10"]),
+        (["distill", "--teacher", "runs/typo"], ["runs/typo", "no such run folder"]),
+        (["demo", "--seeds", "0"], ["--seeds is 0"]),
         (["distill", *TINY, "--config", "absent.yaml"], ["absent.yaml"]),
         (["distill", *TINY, "--data", "folder:absent"], ["absent"]),
         (["evaluate", "absent"], ["absent", "no finished run"]),
@@ -196,7 +201,11 @@ def test_what_cannot_be_used_is_named(run, tmp_path, arguments, words):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_data_says_where_it_belongs(run, tmp_path):
+def test_missing_data_says_where_it_belongs(run, monkeypatch):
+    def unreachable(*_, **__):
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
     assert_refused(run("train", "--data", "cifar100", "--data_root", "here"), "cifar100", "here")
 
 
@@ -296,9 +305,35 @@ def test_no_space(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_diverges_stops_the_run(run, tmp_path):
-    answer = run("distill", *TINY, "--loss", "KD", "--lr", "1e30", "--epochs", "1", "--out", "wild")
-    status, _, err = answer
+@pytest.mark.parametrize(
+    ("command", "word"),
+    [
+        (["train", "--model", "tiny_networks:student"], "lower --lr"),
+        (["distill", *TINY, "--loss", "KD"], "lower the learning rate"),
+    ],
+)
+def test_a_loss_that_diverges_stops_the_run(run, tmp_path, command, word):
+    status, _, err = run(*command, "--lr", "1e30", "--epochs", "1", "--out", "wild")
     assert status == 2
-    assert "learning rate" in err.strip().splitlines()[-1]
+    assert word in err.strip().splitlines()[-1]
     assert "Traceback" not in err
+    assert not (tmp_path / "wild/result.json").exists()
+
+
+def test_evaluate_notices_another_teacher(run, tmp_path):
+    options = ["--epochs", 1, "--batch_size", 512]
+    assert run("train", "--model", "tiny_networks:student", *options, "--out", "big")[0] == 0
+    command = ["distill", "--teacher", "big", "--student", "tiny_networks:student", "--loss", "KD"]
+    assert run(*command, *options, "--out", "small")[0] == 0
+    state = models.read_state_dict(tmp_path / "big/student.safetensors")
+    models.save_weights(
+        {key: value + 1 for key, value in state.items()}, tmp_path / "big/student.safetensors"
+    )
+    assert_refused(run("evaluate", "small"), "big", "another one")
+
+
+def test_an_evaluation_set_that_is_empty(run, tmp_path):
+    folder_of_images(tmp_path / "pets", count=2)
+    answer = run("train", "--data", "folder:pets", "--batch_size", 1, "--out", "run", "--workers", 0)
+    assert_refused(answer, "--validation 0.1", "--validation 0")
+    assert not (tmp_path / "run").exists()

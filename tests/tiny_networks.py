@@ -27,6 +27,11 @@ def teacher(num_classes: int) -> nn.Module:
     return network
 
 
+def seven(num_classes: int) -> nn.Module:
+    """Does not listen to what it is asked for."""
+    return student(7)
+
+
 def broken(num_classes: int) -> nn.Module:
     """Fails when it is called, not when it is built."""
     return nn.Sequential(nn.Flatten(), nn.Linear(5, num_classes))

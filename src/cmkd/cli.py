@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("cmkd: stopped; repeat the same command to continue.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
-        print("cmkd: interrupted", file=sys.stderr)
+        print("cmkd: interrupted; repeat the same command to continue.", file=sys.stderr)
         return EXIT_INTERRUPTED
     finally:
         logger.removeHandler(handler)

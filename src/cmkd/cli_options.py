@@ -135,9 +135,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     )
     if argv[:1] == ["distill"]:
         # training needs the mean: a reduction is for one's own loop
-        parsers["distill"].add_class_arguments(
-            losses.resolve(loss), "loss", as_group=False, skip={"reduction"}
-        )
+        parsers["distill"].add_class_arguments(_loss_class(loss), "loss", as_group=False, skip={"reduction"})
     parsers["evaluate"] = evaluate = _Parser(description=_summary(EvaluateOptions))
     evaluate.add_argument("run", help="Run folder.")
     evaluate.add_class_arguments(EvaluateOptions, skip={"run"}, as_group=False)
@@ -189,6 +187,16 @@ def _loss_name(argv: Sequence[str]) -> str:
         elif option == "--loss.name" and value and not value.startswith("--"):
             name = value
     return name
+
+
+def _loss_class(name: str) -> type:
+    """Return the class of a loss; what a user's own module raises while it is imported is named."""
+    try:
+        return losses.resolve(name)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot import the loss {name!r}: {type(error).__name__}: {error}") from error
 
 
 def _loss_in_file(file: Path) -> str | None:

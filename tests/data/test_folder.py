@@ -187,3 +187,13 @@ def test_hidden_files_and_folders_do_not_count(pets):
     (pets / ".cache").mkdir()
     (pets / "cat" / "._1.png").write_bytes(b"what macOS leaves behind")
     assert load(f"folder:{pets}").classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("parts", [("training", "validation"), ("test", "val"), ("train", "valid")])
+def test_parts_under_other_names_are_no_classes(tmp_path, parts):
+    for part in parts:
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / part / name / "0.png")
+    with pytest.raises(InputError, match="holds folders itself"):
+        load(f"folder:{tmp_path}")

@@ -184,8 +184,9 @@ def test_shared_and_channels_last_tensors(tmp_path):
 
 
 def test_unwritable_place(tmp_path):
-    with pytest.raises(InputError, match=r"cannot write .*absent.*No such file"):
-        save_weights({"a": torch.zeros(1)}, tmp_path / "absent" / "w.safetensors")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match=r"cannot write .*w\.safetensors: (Not a directory|File exists)"):
+        save_weights({"a": torch.zeros(1)}, tmp_path / "file" / "w.safetensors")
 
 
 def test_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):

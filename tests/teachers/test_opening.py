@@ -28,11 +28,19 @@ def test_weights_from_a_file(fashion, tmp_path):
 
 
 def test_the_hash_follows_the_weights(fashion, tmp_path):
-    hashes = []
+    file, hashes = tmp_path / "w.safetensors", []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        hashes.append(open_teacher("resnet8", fashion, weights="random")[1].sha256)
+        models.save_weights(models.build("resnet8", 10), file)
+        hashes.append(open_teacher("resnet8", fashion, weights=str(file))[1].sha256)
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_random_weights_are_the_same_whenever_asked_for(fashion):
+    state = torch.get_rng_state()
+    one, other = (open_teacher("resnet8", fashion, weights="random")[1].sha256 for _ in range(2))
+    assert one == other
+    assert torch.equal(state, torch.get_rng_state())
 
 
 @pytest.mark.usefixtures("tiny_networks")

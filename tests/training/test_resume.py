@@ -1,5 +1,6 @@
 """A run that was stopped, however, ends with the weights of a run that was not, bit for bit."""
 
+import pkgutil
 import random
 import signal
 import subprocess
@@ -43,10 +44,18 @@ def assert_same(one, other):
         assert torch.equal(value, other[key]), key
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of two epochs that nothing stopped."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TESTS))
+        torch.set_num_threads(1)
+        return distill(config(tmp_path_factory.mktemp("whole") / "run", epochs=2), progress=False)
+
+
+# 18 steps an epoch: before, at and after its end
 @pytest.mark.usefixtures("tiny_networks")
-@pytest.mark.parametrize(
-    "stops", [[1, 20], [18], [17, 19, 40]]
-)  # 18 steps an epoch: before, at and after its end
+@pytest.mark.parametrize("stops", [[1, 20], [18], [17, 19, 40]])
 def test_stopped_between_any_two_steps(tmp_path, monkeypatch, stops):
     whole = distill(config(tmp_path / "whole"), progress=False)
     steps = iter(range(1, 1000))
@@ -71,6 +80,47 @@ def test_stopped_between_any_two_steps(tmp_path, monkeypatch, stops):
     assert rows[0] == rows[1]
     assert [row["epoch"] for row in rows[0]] == [1, 2, 3]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches SIGKILL."""
+
+
+@pytest.mark.usefixtures("tiny_networks")
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("writer", "calls"),
+    [
+        ("cmkd.training.run_folder.write_atomic", 1),  # config.yaml
+        ("cmkd.training.run_folder.write_atomic", 3),  # environment.json
+        ("cmkd.training.run_folder.RunFolder.append_metrics", 2),
+        ("cmkd.training.run_folder.RunFolder.save_state", 2),
+        ("cmkd.models.save_weights", 1),
+        ("cmkd.training.run_folder.write_atomic", 4),  # model.json
+        ("cmkd.training.run_folder.write_atomic", 5),  # result.json
+    ],
+)
+def test_killed_around_a_write(tmp_path, monkeypatch, whole, writer, calls, before):
+    owner, _, name = writer.rpartition(".")
+    original = pkgutil.resolve_name(writer)
+    left = [calls]
+
+    def write(*arguments):
+        left[0] -= 1
+        if left[0] == 0 and before:
+            raise Killed
+        returned = original(*arguments)
+        if left[0] == 0:
+            raise Killed
+        return returned
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pkgutil.resolve_name(owner), name, write)
+        with pytest.raises(Killed):
+            distill(config(tmp_path / "killed", epochs=2), progress=False)
+    killed = distill(config(tmp_path / "killed", epochs=2), progress=False)
+    assert_same(weights(whole), weights(killed))
+    assert [row["epoch"] for row in killed.read_metrics()] == [1, 2]
 
 
 def test_killed_at_random_instants(tmp_path):

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from cmkd.errors import InputError
-from cmkd.training.run_folder import RunFolder, write_atomic
+from cmkd.training.run_folder import RunFolder
 
 OPTIONS = {"data": "cifar10", "epochs": 3, "lr": 0.1}
 
@@ -97,17 +97,3 @@ def test_metrics_written_after_the_checkpoint_are_dropped(tmp_path):
         folder.append_metrics({"epoch": 2})
         folder.truncate_metrics(length)
         assert folder.read_metrics() == [{"epoch": 1}]
-
-
-def test_an_atomic_write_that_fails_leaves_the_old_text(tmp_path, monkeypatch):
-    file = tmp_path / "a.json"
-    write_atomic(file, "old")
-
-    def full(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_atomic(file, "new")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
-    assert file.read_text() == "old"

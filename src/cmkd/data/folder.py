@@ -98,6 +98,7 @@ def open_folder(path: Path, *, image_size: int | None = None) -> ImageData:
     size = _IMAGE_SIZE if image_size is None else image_size
     if not path.is_dir():
         raise InputError(f"no such folder: {path}")
+    _refuse_unknown_parts(path)
     parts = {part: path / part for part in ("train", "test", "val") if _has_folders(path / part)}
     train_folder, test_folder = parts.get("train", path), parts.get("test", parts.get("val"))
     classes = _classes(train_folder)
@@ -123,6 +124,18 @@ def open_folder(path: Path, *, image_size: int | None = None) -> ImageData:
 def _has_folders(folder: Path) -> bool:
     # "train" may also be a class, beside "bus" and "car"; then images lie in it.
     return folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir())
+
+
+def _refuse_unknown_parts(path: Path) -> None:
+    """Refuse folders of class folders that would be taken for classes themselves, or be left out."""
+    named = [entry.name for entry in path.iterdir() if _has_folders(entry)]
+    usable = {"train", "test", "val"} if "train" in named else set()
+    unknown = sorted(set(named) - usable)
+    if unknown:
+        raise InputError(
+            f"{path / unknown[0]} holds folders itself; call the parts {path / 'train'} and {path / 'test'} "
+            "(or val), or put the class folders straight into the folder that you name."
+        )
 
 
 def _require_same_classes(train_folder: Path, classes: tuple[str, ...], test_folder: Path) -> None:

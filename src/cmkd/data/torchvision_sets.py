@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def read_idx(folder: Path, name: str) -> np.ndarray:
         if (zeros, kind) != (0, 8):
             raise ValueError("no idx file of unsigned bytes")
         return pixels.reshape(shape).copy()
-    except (OSError, EOFError, ValueError, struct.error) as error:
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise InputError(f"{file} is damaged ({error}); replace it.") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cmkd.errors import InputError
+from cmkd.files import write_atomic
 
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 _PREFIXES = (*_WRAPPERS, "model.")  # and Lightning's usual attribute
@@ -84,17 +84,7 @@ def save_weights(model_or_state: nn.Module | Mapping[str, Tensor], path: StrPath
         name.removeprefix(prefix): tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in state.items()
     }
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(save(plain))
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise InputError(
-            f"cannot write {path}: {error.strerror}. Choose a folder that exists, is writable and has space."
-        ) from error
+    write_atomic(Path(path), save(plain))
 
 
 def _read(path: Path) -> Any:

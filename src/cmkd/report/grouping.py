@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmkd.errors import InputError
+
 if TYPE_CHECKING:
     from cmkd.training import RunFolder
-
-#: Options in which the runs of one group may differ.
-_FREE = ("seed", "data_root", "workers", "checkpoint_seconds")
 
 
 def group_runs(runs: Iterable[str | os.PathLike[str]]) -> dict[str, list[RunFolder]]:
     """Put runs together that differ in nothing but the seed, under the name of their method.
 
-    Runs of the same method with different options are never pooled: their names say in which options
-    they differ, as in `CMKD (alpha 8)`.
+    Runs of the same method with different options, or with different teachers, are never pooled: their
+    names say in which options they differ, as in `CMKD (alpha 8.0)`.
 
     Args:
         runs: Run folders.
@@ -28,28 +26,53 @@ def group_runs(runs: Iterable[str | os.PathLike[str]]) -> dict[str, list[RunFold
         Method -> its runs, in the order given.
 
     Raises:
-        InputError: A folder is no run.
+        InputError: A folder is no run, or two runs of a group have the same seed.
     """
     from cmkd.training import RunFolder  # brings Accelerate and timm along
 
-    groups: dict[str, list[RunFolder]] = {}
-    options: dict[str, dict[str, Any]] = {}
-    for path in runs:
-        folder = RunFolder(Path(path))
-        config = {key: value for key, value in folder.read_config().items() if key not in _FREE}
-        identity = json.dumps(config, sort_keys=True)
-        groups.setdefault(identity, []).append(folder)
-        options[identity] = _flat(config)
-    return {_label(options[identity], list(options.values())): each for identity, each in groups.items()}
+    options: list[dict[str, Any]] = []
+    groups: list[list[RunFolder]] = []
+    for path in dict.fromkeys(Path(run).resolve() for run in runs):
+        folder = RunFolder(path)
+        own = _options(folder)
+        if own in options:
+            groups[options.index(own)].append(folder)
+        else:
+            options.append(own)
+            groups.append([folder])
+    for group in groups:
+        _refuse_repeated_seeds(group)
+    return {_label(own, options): group for own, group in zip(options, groups, strict=True)}
 
 
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    loss = config.get("loss", {"name": "labels"})
-    return {**{key: value for key, value in config.items() if key != "loss"}, **loss}
+def _options(folder: RunFolder) -> dict[str, Any]:
+    """Return what makes a run a run of its group; options of the loss as `loss.NAME`."""
+    from cmkd.training.config import EXECUTION_OPTIONS
+
+    config = folder.read_config()
+    loss = config.pop("loss", {"name": "labels"})
+    config |= {f"loss.{key}": value for key, value in loss.items()}
+    if (folder.path / "teacher.json").exists():  # the same weights may lie in two places
+        config["teacher"] = folder.read_json("teacher.json")["sha256"][:12]
+    return {key: value for key, value in config.items() if key not in EXECUTION_OPTIONS | {"seed"}}
+
+
+def _refuse_repeated_seeds(group: list[RunFolder]) -> None:
+    seeds: dict[int, RunFolder] = {}
+    for folder in group:
+        seed = folder.read_config()["seed"]
+        if seed in seeds:
+            raise InputError(
+                f"{seeds[seed].path} and {folder.path} are the same run with the same seed {seed}; a "
+                "repetition is no second measurement: leave one of them out."
+            )
+        seeds[seed] = folder
 
 
 def _label(own: dict[str, Any], all_options: list[dict[str, Any]]) -> str:
-    rivals = [options for options in all_options if options["name"] == own["name"]]
-    differing = [key for key in own if any(options.get(key) != own[key] for options in rivals)]
-    said = ", ".join(f"{key} {own[key]}" for key in differing)
-    return f"{own['name']} ({said})" if said else str(own["name"])
+    name = str(own["loss.name"])
+    rivals = [options for options in all_options if options["loss.name"] == name]
+    keys = dict.fromkeys(key for options in rivals for key in options)
+    differing = [key for key in keys if any(options.get(key) != own.get(key) for options in rivals)]
+    said = ", ".join(f"{key.removeprefix('loss.')} {own.get(key)}" for key in differing)
+    return f"{name} ({said})" if said else name

@@ -13,9 +13,9 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
+from cmkd.files import write_atomic
 from cmkd.report import palette
 from cmkd.report.figures import Panel
-from cmkd.report.files import write_file
 from cmkd.report.records import Groups, Records, count, in_common, read_groups
 from cmkd.report.sections import Section, sections
 from cmkd.report.setting import options_of, setting
@@ -56,7 +56,7 @@ def write_report(out: str | os.PathLike[str], groups: Groups, *, title: str, lea
         runs=_runs(records),
         plotly=_plotly(),
     )
-    return write_file(Path(out), page.encode("utf-8"))
+    return write_atomic(Path(out), page.encode("utf-8"))
 
 
 def _default_lead(records: Records) -> str:

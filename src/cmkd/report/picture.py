@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmkd.report.files import write_file
+from cmkd.files import write_atomic
 from cmkd.report.palette import LIGHT, MATPLOTLIB_MARKERS
 from cmkd.report.records import Groups, Records, count, in_common, mean_and_spread, pooled, read_groups
 from cmkd.report.table import teachers
@@ -77,8 +77,8 @@ def save_picture(path: str | os.PathLike[str], groups: Groups, *, title: str) ->
         figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     return (
-        write_file(target.with_name(f"{stem}.png"), png.getvalue()),
-        write_file(target.with_name(f"{stem}.svg"), svg.getvalue()),
+        write_atomic(target.with_name(f"{stem}.png"), png.getvalue()),
+        write_atomic(target.with_name(f"{stem}.svg"), svg.getvalue()),
     )
 
 

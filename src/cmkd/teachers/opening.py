@@ -72,7 +72,7 @@ def open_teacher(
     Raises:
         InputError: It cannot be found, loaded or used with these classes.
     """
-    run = Path(teacher)
+    run = Path(teacher).expanduser()
     if (run / "model.json").exists():
         if weights is not None:
             raise InputError(
@@ -81,9 +81,11 @@ def open_teacher(
         network, card = load_run_network(run)
         name, source = card["network"], teacher
         known, origin = (card["mean"], card["std"]), "its run folder"
-        _check_classes(teacher, card["num_classes"], data)
+        _check_classes(teacher, card, data)
     elif run.is_dir():
         raise InputError(f"--teacher {teacher} is a folder without model.json: not (yet) a finished run.")
+    elif ":" not in teacher and ("/" in teacher or teacher.startswith((".", "~"))):
+        raise InputError(f"--teacher {teacher}: there is no such run folder.")
     else:
         name = teacher
         network = _build_named(teacher, weights, data.num_classes)
@@ -96,7 +98,9 @@ def open_teacher(
         known, origin = (mean, std), "the options"
 
     network = network.to(device).to(memory_format=torch.channels_last)  # as the batches are
-    _check_output(teacher, network, data, device)
+    models.check_logits(
+        network, f"teacher {teacher}", num_classes=data.num_classes, image_size=data.image_size
+    )
     live = LiveTeacher(network, mean=data.mean, std=data.std, teacher_mean=known[0], teacher_std=known[1]).to(
         device
     )
@@ -146,7 +150,9 @@ def _build_named(name: str, weights: str | None, num_classes: int) -> nn.Module:
             f"--teacher {name} has no weights; give --teacher_weights FILE, or 'pretrained' for those of "
             "timm or torchvision, or 'random' to try things out."
         )
-    network = models.build(name, num_classes, pretrained=weights == "pretrained")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # so that "random" is the same teacher whenever it is opened
+        network = models.build(name, num_classes, pretrained=weights == "pretrained")
     if models.has_new_classifier(network):
         raise InputError(
             f"the pretrained weights of {name} are for other classes than the {num_classes} of the data; "
@@ -157,31 +163,19 @@ def _build_named(name: str, weights: str | None, num_classes: int) -> nn.Module:
     return network
 
 
-def _check_classes(teacher: str, classes: int, data: ImageData) -> None:
-    if classes != data.num_classes:
+def _check_classes(teacher: str, card: dict[str, Any], data: ImageData) -> None:
+    if card["num_classes"] != data.num_classes:
         raise InputError(
-            f"teacher {teacher} has {classes} classes, data set {data.name} has {data.num_classes}; "
-            "take a teacher that was trained on the same classes."
+            f"teacher {teacher} has {card['num_classes']} classes, data set {data.name} has "
+            f"{data.num_classes}; take a teacher that was trained on the same classes."
         )
-
-
-def _check_output(teacher: str, network: nn.Module, data: ImageData, device: torch.device | str) -> None:
-    """Run the teacher once on a blank image: shape and class count before any training."""
-    network.eval()
-    with torch.no_grad():
-        try:
-            output = network(torch.zeros(1, 3, data.image_size, data.image_size, device=device))
-        except Exception as error:  # a user's own network may raise anything
+    names = tuple(card.get("classes", data.classes))
+    for index, (theirs, ours) in enumerate(zip(names, data.classes, strict=True)):
+        if theirs != ours:
             raise InputError(
-                f"teacher {teacher} failed on an image of {data.image_size} x {data.image_size}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-    if not isinstance(output, torch.Tensor) or output.ndim != 2:
-        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise InputError(
-            f"teacher {teacher} has to return logits of shape (N, classes); it returned {shape}."
-        )
-    _check_classes(teacher, output.shape[1], data)
+                f"class {index} is {theirs!r} to teacher {teacher} and {ours!r} in data set {data.name}; "
+                "take a teacher that was trained on the same classes in the same order."
+            )
 
 
 def _hash(network: nn.Module) -> str:

@@ -87,6 +87,12 @@ class RunConfig:
         self._require("clip_grad", self.clip_grad is None or self.clip_grad > 0, "positive")
         self._require("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "in (0, 1)")
         self._require("image_size", self.image_size is None or self.image_size >= 8, "at least 8")
+        self._require("checkpoint_seconds", self.checkpoint_seconds >= 0, "at least 0")
+        self._require(
+            "milestones",
+            self.milestones is None or self.milestones == sorted(set(self.milestones)),
+            "epochs in rising order",
+        )
         self._require("workers", self.workers >= 0, "at least 0")
         self._require("seed", 0 <= self.seed < 2**31, "between 0 and 2147483647")
 

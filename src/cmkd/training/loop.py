@@ -97,7 +97,8 @@ def fit(
         folder.truncate_metrics(position["metrics_bytes"])
 
     last_save = time.monotonic()
-    with _stop_requests() as stop_requested, progress.run(config.epochs, steps_per_epoch):
+    done = position["epoch"] * steps_per_epoch + position["batch"]
+    with _stop_requests() as stop_requested, progress.run(config.epochs, steps_per_epoch, done=done):
         for epoch in range(position["epoch"], config.epochs):
             student.train()
             for batch in loader.epoch(view=epoch, start=position["batch"]):

@@ -56,8 +56,8 @@ def evaluate(
     batches = Loader(
         images,
         indices=indices,
-        mean=card["mean"],
-        std=card["std"],
+        mean=data.mean,
+        std=data.std,
         image_size=data.image_size,
         batch_size=config["batch_size"],
         device=device,
@@ -68,7 +68,7 @@ def evaluate(
     scores: dict[str, Any] = {"images": len(targets), "part": part}
     teacher_logits = None
     if config["verb"] == "distill":
-        teacher, _ = open_teacher(
+        teacher, report = open_teacher(
             config["teacher"],
             data,
             weights=config["teacher_weights"],
@@ -76,6 +76,12 @@ def evaluate(
             std=config["teacher_std"],
             device=device,
         )
+        taught_by = RunFolder(run).read_json("teacher.json")["sha256"]
+        if taught_by != report.sha256:
+            raise InputError(
+                f"{run} was taught by a teacher whose weights hash to {taught_by[:12]}; those of "
+                f"{config['teacher']} now hash to {report.sha256[:12]}, so it is another one."
+            )
         teacher_logits, _ = collect_logits(teacher, batches.epoch(view=0))
         scores["teacher"] = evaluate_logits(teacher_logits, targets, None)
     scores["student"] = evaluate_logits(logits, targets, teacher_logits)

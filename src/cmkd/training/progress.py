@@ -36,8 +36,8 @@ class Progress:
         self._drawn = 0.0
 
     @contextmanager
-    def run(self, epochs: int, steps_per_epoch: int) -> Iterator[None]:
-        """Show the display while the context lasts."""
+    def run(self, epochs: int, steps_per_epoch: int, *, done: int = 0) -> Iterator[None]:
+        """Show the display while the context lasts; `done` steps were done before."""
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         if not (self.enabled and self.console.is_terminal):
             yield
@@ -51,7 +51,9 @@ class Progress:
             transient=True,
         )
         with self._bar:
-            self._task = self._bar.add_task(self.title, total=epochs * steps_per_epoch, figures="")
+            self._task = self._bar.add_task(
+                self.title, total=epochs * steps_per_epoch, completed=done, figures=""
+            )
             try:
                 yield
             finally:
@@ -81,4 +83,8 @@ class Progress:
             text += f", validation {row['validation']['accuracy']:.2%}"
             if "rank_correlation" in row["validation"]:
                 text += f", rank correlation {row['validation']['rank_correlation']:.3f}"
-        logger.info("%s, %.0f s", text, row["seconds"])
+        text += f", {row['seconds']:.0f} s"
+        if self._bar is None:
+            logger.info(text)
+        else:  # above the bar: what goes past its console would be drawn into it
+            self._bar.console.print(text, highlight=False)

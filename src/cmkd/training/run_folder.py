@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -13,22 +14,16 @@ import torch
 import yaml
 
 from cmkd.errors import InputError
+from cmkd.files import write_atomic
 from cmkd.training.config import EXECUTION_OPTIONS
 
 STATE = "state/checkpoint.pt"
 
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new content, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+_DISK_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOLCK),
+}
 
 
 class RunFolder:
@@ -61,18 +56,32 @@ class RunFolder:
             config: All options, kept in `config.yaml`.
 
         Raises:
-            InputError: The folder holds something else, another configuration, or a run at work.
+            InputError: The folder holds something else, another configuration or a run at work, or it
+                cannot be written, now or later in the context.
         """
         identity = json.loads(json.dumps(identity))  # as YAML gives it back: lists for tuples
-        stored = self._stored_config()
-        if stored is not None:
-            self._refuse_other_configuration(stored, identity)
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self._locked():
-            if stored is None:
-                write_atomic(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-            (self.path / "state").mkdir(exist_ok=True)
-            yield self
+        try:
+            self._refuse_other_content(identity)  # before anything is put there
+            created = not self.path.exists()
+            self.path.mkdir(parents=True, exist_ok=True)
+            with self._locked():
+                try:
+                    if self._refuse_other_content(identity) is None:
+                        write_atomic(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+                except InputError:
+                    if created:
+                        (self.path / ".lock").unlink(missing_ok=True)
+                        self.path.rmdir()
+                    raise
+                (self.path / "state").mkdir(exist_ok=True)
+                yield self
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS:
+                raise
+            raise InputError(
+                f"cannot write the run folder {self.path}: {os.strerror(error.errno)}. Give another --out, "
+                "or mend the space or the permissions and repeat the command."
+            ) from error
 
     def read_config(self) -> dict[str, Any]:
         """Return the content of `config.yaml`, all options, and with them the `verb`: `train` or `distill`.
@@ -105,7 +114,11 @@ class RunFolder:
             )
         return None
 
-    def _refuse_other_configuration(self, stored: dict[str, Any], identity: dict[str, Any]) -> None:
+    def _refuse_other_content(self, identity: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the stored configuration, None in a new folder; raise if it is not this run's."""
+        stored = self._stored_config()
+        if stored is None:
+            return None
         stored = {key: value for key, value in stored.items() if key not in EXECUTION_OPTIONS | {"verb"}}
         differing = [
             f"{key}: there {stored.get(key)!r}, now {identity.get(key)!r}"
@@ -117,10 +130,14 @@ class RunFolder:
                 f"{self.path} holds a run with another configuration ({'; '.join(differing)}). "
                 "Give another --out, or the same options to continue that run."
             )
+        return stored
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold an advisory lock, which the system drops when the process dies."""
+        """Hold an advisory lock, which the system drops when the process dies.
+
+        A record lock: unlike that of `flock`, worker processes do not inherit it and outlive a kill with it.
+        """
         try:
             import fcntl
         except ImportError:  # not on this platform: nobody is kept out
@@ -128,8 +145,8 @@ class RunFolder:
             return
         with (self.path / ".lock").open("a") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):  # which of the two depends on the system
                 raise InputError(
                     f"{self.path} is in use by another process; wait for it or give another --out."
                 ) from None

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +88,9 @@ def _run(
     loaders = _loaders(data, config, accelerator)
     torch.manual_seed(2 * config.seed + INIT_STREAM)
     student = models.build(network, data.num_classes)
+    models.check_logits(
+        student, f"network {network}", num_classes=data.num_classes, image_size=data.image_size
+    )
     student = student.to(device).to(memory_format=torch.channels_last)
     teacher, report, objective = None, None, Objective(label_smoothing=config.label_smoothing)
     if isinstance(config, DistillConfig):
@@ -109,7 +109,7 @@ def _run(
             device=device,
         )
 
-    with _disk_errors(folder), folder.claim(config.identity(), config.options()):
+    with folder.claim(config.identity(), config.options()):
         if folder.finished:
             logger.info("%s is finished; showing what it found", folder.path)
             return folder
@@ -122,8 +122,7 @@ def _run(
             _keep_teacher(folder, report)
             if on_teacher is not None:
                 on_teacher(report)
-        folder.write_json("environment.json", environment.describe(device, precision))
-
+        _keep_environment(folder, environment.describe(device, precision))
         torch.manual_seed(2 * config.seed + TRAIN_STREAM)
         student = fit(
             student,
@@ -136,8 +135,9 @@ def _run(
             validate=validate,
             progress=Progress(folder.path.name, enabled=progress),
         )
-        if accelerator.is_main_process:
-            _finish(folder, student, network, data, loaders["test"], teacher, accelerator)
+        # Back to the network's own forward, so that everything is measured in float32.
+        student = accelerator.unwrap_model(student, keep_fp32_wrapper=False)
+        _finish(folder, student, network, data, loaders["test"], teacher)
     return folder
 
 
@@ -148,6 +148,11 @@ def _accelerator(config: RunConfig) -> tuple[Accelerator, str]:
         precision = "bf16" if environment.native_bf16(device) else "fp32"
     if precision == "fp16" and device.type == "cpu":
         raise InputError("--precision fp16 needs an accelerator; on a CPU take fp32, bf16 or auto.")
+    if PartialState().num_processes > 1:
+        raise InputError(
+            f"this version trains in one process, it was started in {PartialState().num_processes}; "
+            "start it without a launcher."
+        )
     mixed = "no" if precision == "fp32" else precision
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
         AcceleratorState._reset_state()  # Accelerate has one precision per process, which runs may share
@@ -167,6 +172,11 @@ def _loaders(data: ImageData, config: RunConfig, accelerator: Accelerator) -> di
     train_indices, validation_indices = None, None
     if config.validation > 0:
         train_indices, validation_indices = datasets.split(data.train.targets, config.validation, config.seed)
+        if len(validation_indices) == 0:
+            raise InputError(
+                f"--validation {config.validation} takes none of the {len(train_indices)} training images of "
+                f"{data.name}: every class needs at least 2 images for that; or take --validation 0."
+            )
     loaders = {
         "train": Loader(
             data.train,
@@ -175,8 +185,6 @@ def _loaders(data: ImageData, config: RunConfig, accelerator: Accelerator) -> di
             seed=config.seed,
             shuffle=True,
             drop_last=True,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
             **common,
         ),
         "test": Loader(data.test, **common),
@@ -227,6 +235,23 @@ def _keep_teacher(folder: RunFolder, report: TeacherReport) -> None:
     folder.write_json("teacher.json", report.as_dict())
 
 
+def _keep_environment(folder: RunFolder, now: dict[str, Any]) -> None:
+    """Write `environment.json`; refuse to go on in another arithmetic than the run began with."""
+    if (folder.path / "environment.json").exists():
+        before = folder.read_json("environment.json")
+        for key in ("device", "precision"):
+            if before[key] != now[key]:
+                raise InputError(
+                    f"{folder.path} was begun with {key} {before[key]}, now it is {now[key]}; continue it "
+                    "as it was begun, or give another --out."
+                )
+        changed = [key for key in now if key != "revision" and before.get(key) != now[key]]
+        if changed:
+            named = ", ".join(f"{key} ({before.get(key)}, now {now[key]})" for key in changed)
+            logger.warning("continuing with another %s: the bits may differ from an unbroken run's", named)
+    folder.write_json("environment.json", now)
+
+
 def _finish(
     folder: RunFolder,
     student: nn.Module,
@@ -234,13 +259,12 @@ def _finish(
     data: ImageData,
     test: Loader,
     teacher: LiveTeacher | None,
-    accelerator: Accelerator,
 ) -> None:
     """Look at the test set, once, and write the network and the result; `result.json` comes last."""
-    logits, targets = _collect(_on_images(student), test, accelerator)
+    logits, targets = collect_logits(_on_images(student), test.epoch(view=0))
     result: dict[str, Any] = {"images": len(targets)}
     if teacher is not None:
-        teacher_logits, _ = _collect(teacher, test, accelerator)
+        teacher_logits, _ = collect_logits(teacher, test.epoch(view=0))
         result["teacher"] = evaluate_logits(teacher_logits, targets, None)
         result["teacher"] |= cpu_latency(teacher.network, data.image_size)
         result["test"] = evaluate_logits(logits, targets, teacher_logits)
@@ -270,29 +294,3 @@ def _finish(
         },
     )
     folder.write_json("result.json", result)
-
-
-@contextmanager
-def _disk_errors(folder: RunFolder) -> Iterator[None]:
-    """Say what a full disk or a missing permission means, and leave no folder that holds nothing."""
-    existed = folder.path.exists()
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-            errno.ENOTDIR,
-        ):
-            raise
-        if not existed and folder.path.is_dir() and not (folder.path / "config.yaml").exists():
-            for leftover in folder.path.iterdir():
-                leftover.unlink()
-            folder.path.rmdir()
-        raise InputError(
-            f"cannot write the run folder {folder.path}: {os.strerror(error.errno)}. "
-            "Give another --out, or mend the space or the permissions and repeat the command."
-        ) from error

@@ -1,0 +1,38 @@
+"""Trying a network before anything depends on it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from cmkd.errors import InputError
+
+
+def check_logits(network: nn.Module, who: str, *, num_classes: int, image_size: int) -> None:
+    """Run a network once on a blank image and look at what it returns.
+
+    Args:
+        network: From images `(N, 3, H, W)` to logits; left in eval mode.
+        who: How to name it in the message, for example `"teacher resnet20"`.
+        num_classes: Length that a row of logits has to have.
+        image_size: Side of the image in pixels.
+
+    Raises:
+        InputError: It fails, or does not return `(1, num_classes)`.
+    """
+    network.eval()
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    with torch.no_grad():
+        try:
+            output = network(torch.zeros(1, 3, image_size, image_size, device=device))
+        except Exception as error:  # somebody's own network may raise anything
+            raise InputError(
+                f"{who} failed on an image of {image_size} x {image_size}: {type(error).__name__}: {error}"
+            ) from error
+    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise InputError(f"{who} has to return logits of shape (N, classes); it returned {shape}.")
+    if output.shape[1] != num_classes:
+        raise InputError(
+            f"{who} has {output.shape[1]} classes, the data has {num_classes}; both need the same classes."
+        )
