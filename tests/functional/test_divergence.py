@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from scipy.special import log_softmax, softmax
+from scipy.special import kl_div, log_softmax, softmax
 
 from cmkd.errors import InputError
 from cmkd.functional import entropy, kl_divergence, log_probabilities
@@ -67,3 +67,14 @@ def test_bad_input_is_named():
     for temperature in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(InputError, match=f"temperature is {temperature}"):
             kl_divergence(torch.zeros(3), torch.zeros(3), temperature=temperature)
+
+
+@pytest.mark.parametrize("temperature", [50.0, 1000.0, 1e5])
+def test_high_temperature_does_not_drown_in_rounding(temperature):
+    s, t = logits(0, classes=100).float(), logits(1, classes=100).float()
+    p_s, p_t = (softmax(x.double().numpy() / temperature, axis=1) for x in (s, t))
+    # p log(p / q) - p + q, summed, has the same value and no cancellation between its terms
+    expected = kl_div(p_t, p_s).sum(1)
+    actual = kl_divergence(s, t, temperature=temperature)
+    assert actual.dtype == torch.float32
+    np.testing.assert_allclose(actual, expected, rtol=1e-3)

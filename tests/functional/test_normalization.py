@@ -67,3 +67,31 @@ def test_other_rows_do_not_feel_a_nan():
     z = standardize(torch.tensor([[1.0, float("nan"), 2.0], [1.0, 2.0, 3.0]]))
     assert z[0].isnan().all()
     assert z[1].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_rounding_noise_is_no_signal(dtype, scale):
+    value = torch.tensor(5.0 * scale, dtype=dtype)
+    x = value.repeat(2, 7)
+    x[0, 2], x[0, 4] = value.nextafter(value * 2), value.nextafter(value * 0)
+    x[1, 2] = value * (1 + 64 * torch.finfo(dtype).eps)  # more than rounding
+    x.requires_grad_()
+    z = standardize(x)
+    (z * torch.arange(7.0)).sum().backward()
+    assert (z[0] == 0).all()
+    assert (x.grad[0] == 0).all()
+    np.testing.assert_allclose(z[1].detach(), zscore(np.eye(7)[2]), atol=1e-6)
+
+
+def test_a_tiny_row_around_zero_is_signal():
+    x = torch.tensor([1e-30, -1e-30, 0.0], requires_grad=True)
+    standardize(x)[2].backward()
+    # dz_3 / dx_3 = (1 - 1/3) / sigma, as z_3 = 0
+    assert x.grad[2].item() == pytest.approx(2 / 3 / (1e-30 * (2 / 3) ** 0.5), rel=1e-5)
+
+
+def test_infinity_makes_its_row_nan():
+    inf = float("inf")
+    z = standardize(torch.tensor([[1.0, inf, 2.0], [-inf, 1.0, 2.0], [inf, inf, inf]]))
+    assert z.isnan().any(1).all()

@@ -211,3 +211,52 @@ def test_bad_options_are_named():
         soft_rank(x, method="binned", strength=1.0)
     with pytest.raises(InputError, match=r"softness 3\.0 and strength 1\.0.*one of them"):
         soft_rank(x, method="l2", softness=3.0, strength=1.0)
+
+
+@pytest.mark.parametrize("softness", [1e-4, 1e-2])
+def test_sharp_l2_averages_ties_in_float32(softness):
+    """z / eps is 1e7 and more here, where float32 no longer counts in ones."""
+    x = torch.randint(-40, 40, (3, 1000), generator=torch.Generator().manual_seed(6)).float()
+    rank = soft_rank(x, method="l2", softness=softness)
+    assert rank.dtype == torch.float32
+    torch.testing.assert_close(rank, exact_rank(x), atol=0, rtol=1e-6)
+
+
+def test_l2_of_many_classes_is_as_good_in_float32_as_in_float64():
+    x = normal(1, 20_000, seed=7, dtype=torch.float32).bfloat16().float()  # with ties
+    expected = permutahedron_by_sklearn(zscore(x[0].double().numpy()), 3.0 / 20_000)
+    np.testing.assert_allclose(soft_rank(x, method="l2")[0], expected, atol=0.02)
+
+
+def test_raw_strength_does_not_feel_an_offset():
+    x = (normal(3, 50, seed=8, dtype=torch.float32) * 256).round() / 256  # exact, also beside the offset
+    expected = [permutahedron_by_sklearn(row, 0.01) for row in x.double().numpy()]
+    np.testing.assert_allclose(soft_rank(x + 1e4, method="l2", strength=0.01), expected, rtol=1e-6)
+
+
+@methods
+@pytest.mark.parametrize("classes", [100, 1000])
+@pytest.mark.parametrize("value", [0.0, 0.1, 7.3])
+def test_constant_row_is_constant_to_the_last_bit(method, classes, value):
+    """What rounding leaves there would be standardised into noise of size one."""
+    x = torch.cat([torch.full((1, classes), value), normal(1, classes, dtype=torch.float32)]).requires_grad_()
+    rank = soft_rank(x, method=method)
+    assert torch.equal(rank[0], torch.full((classes,), (classes + 1) / 2))
+    (slope,) = torch.autograd.grad(rank.square().sum(), x)
+    alone = x[1:].detach().requires_grad_()
+    (expected,) = torch.autograd.grad(soft_rank(alone, method=method).square().sum(), alone)
+    assert (slope[0] == 0).all()
+    torch.testing.assert_close(slope[1:], expected)
+
+
+def test_binned_softness_saturates_at_both_ends():
+    x = normal(2, 30, seed=9)
+    for softness in (2.0, 50.0):
+        np.testing.assert_allclose(
+            soft_rank(x, method="binned", softness=softness),
+            [binned_by_pairs(row, 2) for row in x.numpy()],
+            atol=1e-10,
+        )
+    torch.testing.assert_close(
+        soft_rank(x, method="binned", softness=1e-300), exact_rank(x), atol=0.01, rtol=0
+    )

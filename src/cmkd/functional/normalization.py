@@ -11,9 +11,13 @@ from cmkd.functional.precision import as_float, full_precision
 def standardize(x: Tensor, dim: int = -1, *, correction: int = 0) -> Tensor:
     r"""Subtract the mean along `dim` and divide by the standard deviation: $z = (x - \bar x) / \sigma$.
 
-    A constant row has no z-score; it gives exact zeros, with zero gradient. The row is first shifted by
-    its maximum and scaled by its range, which changes nothing in $z$ but keeps the squares away from
-    overflow and underflow, so rows around 1e30 or 1e-30 are as good as any other.
+    A constant row has no z-score; it gives exact zeros, with zero gradient. So does a row whose values
+    differ by no more than the rounding of their size (16 units in the last place of the largest), or that is
+    all below 1e-35: such differences are noise, and would get a gradient of their reciprocal. Every other
+    row keeps its gradient, which is of size $1 / \sigma$ and so is huge for a tiny row around 0.
+
+    The row is first shifted by its maximum and scaled by its range, which changes nothing in $z$ but keeps
+    the squares away from overflow and underflow, so rows around 1e30 or 1e-30 are as good as any other.
 
     Args:
         x: Tensor of any shape. Half precision is computed and returned in float32.
@@ -34,9 +38,13 @@ def standardize(x: Tensor, dim: int = -1, *, correction: int = 0) -> Tensor:
         # Halved, so that even a row from -float max to +float max has a finite range.
         half = as_float(x) * 0.5
         top = half.detach().amax(dim, keepdim=True)
-        spread = top - half.detach().amin(dim, keepdim=True)
-        # Below this the reciprocal, which is the size of the gradient, would leave the floating range.
-        constant = spread < 1024 * torch.finfo(half.dtype).tiny
+        bottom = half.detach().amin(dim, keepdim=True)
+        spread = top - bottom
+        limits = torch.finfo(half.dtype)
+        noise = 16 * limits.eps * torch.maximum(top.abs(), bottom.abs())
+        # Below the second bound the reciprocal, the size of the gradient, would leave the floating range.
+        # Strictly less, so that an infinite value is not below its own infinite noise but gives NaN.
+        constant = spread < noise.clamp(min=1024 * limits.tiny)
         scaled = torch.where(constant, 0.0, (half - top) / torch.where(constant, 1.0, spread))
         centred = scaled - scaled.mean(dim, keepdim=True)
         count = x.shape[dim] if x.dim() else 1

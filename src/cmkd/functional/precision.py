@@ -16,6 +16,16 @@ def full_precision(x: Tensor) -> AbstractContextManager[object]:
     return nullcontext()
 
 
+def float_dtype(x: Tensor) -> torch.dtype:
+    """Return float64 for float64 and float32 for all else: squared ranks overflow half precision."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def as_float(x: Tensor) -> Tensor:
-    """Return float64 as it is and all else in float32: sums of squared ranks overflow half precision."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)
+    """Return float64 as it is and all else in float32."""
+    return x.to(float_dtype(x))
+
+
+def as_double(x: Tensor) -> Tensor:
+    """Return `x` in float64, or in float32 on MPS, which has no float64."""
+    return as_float(x) if x.device.type == "mps" else x.double()

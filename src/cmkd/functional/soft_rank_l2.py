@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cmkd.functional.precision import as_double
+
 
 def permutahedron_rank(x: Tensor, strength: float) -> Tensor:
     r"""Return the Euclidean projection of $x / \varepsilon$ onto the permutahedron of $(C, \dots, 1)$.
@@ -14,6 +16,9 @@ def permutahedron_rank(x: Tensor, strength: float) -> Tensor:
     Its optimum is constant on blocks of neighbours, so it equals $(s - \bar s_B) + \bar w_B$ with the means
     over the block, which is how it is computed: a value alone in its block gets its exact rank.
 
+    In float64 whatever the input, on all devices that have it: where $x / \varepsilon$ nears $2^{24}$,
+    float32 loses the unit steps of $w$, and tied values no longer share their rank.
+
     Args:
         x: Rows, (..., C), float32 or float64.
         strength: Regularisation strength $\varepsilon$, in the units of `x`.
@@ -22,21 +27,26 @@ def permutahedron_rank(x: Tensor, strength: float) -> Tensor:
         Soft ranks, (..., C).
     """
     classes = x.shape[-1]
-    ordered, order = (x.reshape(-1, classes) / strength).sort(dim=-1, descending=True)
-    weight = torch.arange(classes, 0, -1, dtype=x.dtype, device=x.device).expand_as(ordered)
+    wide = as_double(x).reshape(-1, classes)
+    # The rank does not feel an offset of the row, the rounding does.
+    wide = wide - wide.detach().amax(-1, keepdim=True)
+    ordered, order = (wide / strength).sort(dim=-1, descending=True)
+    weight = torch.arange(classes, 0, -1, dtype=wide.dtype, device=x.device).expand_as(ordered)
     block = isotonic_blocks((ordered - weight).detach())
     rank = ordered - _block_mean(ordered, block) + _block_mean(weight, block)
-    return torch.zeros_like(rank).scatter(-1, order, rank).reshape(x.shape)
+    return torch.zeros_like(rank).scatter(-1, order, rank).reshape(x.shape).to(x.dtype)
 
 
 @torch.no_grad()
 def isotonic_blocks(y: Tensor) -> Tensor:
-    """Find the blocks on which the non-increasing isotonic regression of every row is constant.
+    r"""Find the blocks on which the non-increasing isotonic regression of every row is constant.
 
     Pool adjacent violators, all at once: every round merges each maximal run of blocks with rising means,
     for the whole batch. The outcome of the algorithm does not depend on the order of the merges. The
     number of rounds depends on the data: each of them waits for the device once, and breaks the graph of
-    `torch.compile`.
+    `torch.compile`. For 64 normal rows at the default softness it is about 10 at C = 100 and 50 at C = 1000;
+    at worst it is C, for a row in even steps of exactly $\varepsilon$ with a tie at its bottom, where every
+    round merges but one more value.
 
     Args:
         y: Rows, (M, C).

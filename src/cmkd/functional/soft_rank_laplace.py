@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cmkd.functional.precision import as_double
+
 # Below this softness float32 cannot hold z / softness and still tell a tie from a small gap.
 _SHARP = 0.01
 
@@ -23,10 +25,14 @@ def laplace_rank(z: Tensor, softness: float) -> Tensor:
     Returns:
         Soft ranks, (..., C).
     """
-    wide = z.double() if softness < _SHARP and z.device.type != "mps" else z
+    wide = as_double(z) if softness < _SHARP else z
     ordered, order = (wide / softness).sort(dim=-1)
     below = (ordered.logcumsumexp(-1) - ordered).exp()
     above = ((-ordered).flip(-1).logcumsumexp(-1).flip(-1) + ordered).exp()
     position = torch.arange(1, z.shape[-1] + 1, dtype=wide.dtype, device=z.device)
     rank = position + (above - below) / 2
+    # exp(log i) is not quite i. Correlations standardise a row, so for a constant one that rounding would
+    # be all there is to see.
+    constant = ordered[..., :1] == ordered[..., -1:]
+    rank = torch.where(constant, (z.shape[-1] + 1) / 2, rank)
     return torch.zeros_like(rank).scatter(-1, order, rank).to(z.dtype)
