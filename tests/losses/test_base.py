@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from cmkd.errors import InputError
-from cmkd.losses import CMKDLoss, DistillationLoss, DISTLoss, DKDLoss, KDLoss
+from cmkd.losses import CELoss, CMKDLoss, DistillationLoss, DISTLoss, DKDLoss, KDLoss
 
 LOSSES = [CMKDLoss(), CMKDLoss(rank_method="binned", intra_weight=0.5), KDLoss(), DISTLoss(), DKDLoss()]
 losses = pytest.mark.parametrize("distill", LOSSES, ids=lambda distill: type(distill).__name__)
@@ -128,7 +128,7 @@ def test_a_new_loss_shows_its_options_without_further_ado():
             super().__init__()
             self.power = power
 
-    assert repr(Mine(power=3.0)) == "Mine(power=3.0)"
+    assert repr(Mine(power=3.0)) == "Mine(power=3.0, reduction='mean')"
     assert Mine().task_weight == 1.0
 
 
@@ -136,3 +136,43 @@ def test_losses_are_modules_without_state():
     for distill in LOSSES:
         assert isinstance(distill, nn.Module)
         assert not distill.state_dict()
+
+
+SHIPPED = {
+    CELoss: {"reduction": "sum"},
+    CMKDLoss: {"alpha": 3.0, "rank_method": "binned", "intra_weight": 0.5, "reduction": "sum"},
+    KDLoss: {"temperature": 2.5, "alpha": 0.4, "reduction": "sum"},
+    DISTLoss: {"tau": 1.5, "gamma": 0.5, "reduction": "sum"},
+    DKDLoss: {"temperature": 3.0, "beta": 2.0, "reduction": "sum"},
+}
+shipped = pytest.mark.parametrize(
+    ("parent", "options"), SHIPPED.items(), ids=lambda x: getattr(x, "__name__", "")
+)
+
+
+@shipped
+def test_a_subclass_may_add_an_argument(parent, options, case):
+    class Mine(parent):
+        def __init__(self, warmup=5, *rest, **kwargs):
+            super().__init__(**kwargs)
+            self.warmup = warmup
+
+    mine, plain = Mine(7, **options), parent(**options)
+    assert torch.equal(mine(*case), plain(*case))
+    assert mine.options == {"warmup": 7, **plain.options}
+    assert "warmup=7" in repr(mine)
+
+
+@shipped
+def test_a_subclass_may_narrow_the_arguments_and_keep_one_to_itself(parent, options, case):
+    class Mine(parent):
+        def __init__(self, seed=0):
+            super().__init__(**options)
+
+    class Further(Mine):
+        pass
+
+    plain = parent(**options)
+    for mine in (Mine(), Further(seed=1)):
+        assert torch.equal(mine(*case), plain(*case))
+        assert mine.options == plain.options

@@ -104,13 +104,17 @@ def test_constant_weight_ignores_scale_and_direction(case):
 
 
 def test_default_weights_are_spread_for_a_certain_teacher(make_case):
-    """The raw entropy of z-scored logits puts every sample near 1: the reason for the default scale."""
+    """The raw entropy of z-scored logits puts every sample near 1: the reason for the default scale.
+
+    And the reason to look at the difficulty itself: the weights are spread whether it differs or not.
+    """
     case = make_case(samples=64, classes=100)
-    raw = cmkd_loss(case.student, case.teacher, difficulty_scale="none", parts=True).weight
-    assert raw.min() > 0.8
-    weight = cmkd_loss(case.student, case.teacher, parts=True).weight
-    assert math.isclose(weight.mean(), 0.5, abs_tol=1e-9)
-    assert weight.max() - weight.min() > 0.9
+    parts = cmkd_loss(case.student, case.teacher, parts=True)
+    difficulty = references.normalized_entropy(case.teacher.numpy())
+    np.testing.assert_allclose(parts.difficulty, difficulty, atol=1e-12)
+    assert difficulty.min() > 0.8
+    assert np.ptp(difficulty) < 0.1
+    np.testing.assert_allclose(parts.weight, (stats.rankdata(difficulty) - 0.5) / 64, atol=1e-12)
 
 
 @pytest.mark.parametrize("classes", [10, 100, 1000])
@@ -211,6 +215,14 @@ def test_module_equals_function_and_shows_its_options(case):
         ({"intra_weight": math.inf}, r"intra_weight is inf"),
         ({"reduction": "None"}, r"unknown reduction 'None'; did you mean 'none'"),
         ({"pearson_weight": 0.0, "spearman_weight": 0.0}, r"nothing is left to learn"),
+        (
+            {"difficulty": "constant", "constant_weight": 1.0, "spearman_weight": 0.0},
+            r"constant_weight 1 leaves no share.*spearman_weight 0\).*nothing is left to learn",
+        ),
+        (
+            {"difficulty": "constant", "constant_weight": 0.0, "pearson_weight": 0.0},
+            r"constant_weight 0 leaves no share.*nothing is left to learn",
+        ),
     ],
 )
 def test_bad_options_are_named(options, message):
@@ -223,3 +235,35 @@ def test_bad_options_are_named(options, message):
 def test_teacher_ce_needs_the_target(case):
     with pytest.raises(InputError, match=r"'teacher_ce'.*target is None"):
         CMKDLoss(difficulty="teacher_ce")(case.student, case.teacher)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"constant_weight": 1.0, "spearman_weight": 0.0, "combination": "independent"},
+        {"constant_weight": 1.0, "pearson_weight": 0.0},
+        {"constant_weight": 0.0, "spearman_weight": 0.0},
+        {"constant_weight": 1.0, "spearman_weight": 0.0, "intra_weight": 0.5},
+    ],
+)
+def test_one_term_alone_is_something_to_learn(case, options):
+    student = case.student.requires_grad_()
+    cmkd_loss(student, case.teacher, difficulty="constant", **options).backward()
+    assert student.grad.abs().sum() > 0
+
+
+def test_alpha_zero_switches_the_term_off(case):
+    assert CMKDLoss(alpha=0.0)(*case) == 0
+
+
+@pytest.mark.parametrize("classes", [100, 1000])
+@pytest.mark.parametrize("method", ["laplace", "binned", "l2"])
+def test_constant_logits_have_exactly_no_correlation(make_case, method, classes):
+    """What a zero-initialised head gives at step 0."""
+    case = make_case(samples=4, classes=classes, dtype=torch.float32)
+    for constant in (0.0, 0.1):
+        parts = cmkd_loss(
+            torch.full_like(case.student, constant), case.teacher, rank_method=method, parts=True
+        )
+        assert (parts.spearman == 1).all()
+        assert (parts.pearson == 1).all()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cmkd.losses import CMKDLoss, DISTLoss, DKDLoss, KDLoss
+from cmkd.losses import CMKDLoss, DISTLoss, DKDLoss, KDLoss, cmkd_loss
 
 WHOLE = [CMKDLoss(), CMKDLoss(rank_method="binned", intra_weight=0.5), KDLoss(), DISTLoss(), DKDLoss()]
 
@@ -19,3 +19,9 @@ def test_l2_compiles_with_breaks(make_case):
     case = make_case(samples=4, classes=6)
     distill = CMKDLoss(rank_method="l2")
     torch.testing.assert_close(torch.compile(distill, backend="eager")(*case), distill(*case))
+
+
+def test_the_function_compiles_without_graph_breaks(make_case):
+    case = make_case(samples=4, classes=6)
+    compiled = torch.compile(cmkd_loss, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*case, alpha=3.0), cmkd_loss(*case, alpha=3.0))

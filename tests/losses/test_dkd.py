@@ -87,3 +87,12 @@ def test_bad_options_are_named_when_the_module_is_made():
         DKDLoss(beta=math.inf)
     with pytest.raises(InputError, match=r"unknown reduction"):
         dkd_loss(torch.zeros(1, 3), torch.zeros(1, 3), torch.zeros(1, dtype=torch.int64), reduction="all")
+
+
+@pytest.mark.parametrize("temperature", [50.0, 1000.0])
+def test_high_temperature_does_not_drown_in_rounding(make_case, temperature):
+    case = make_case(classes=100, dtype=torch.float32)
+    actual = dkd_loss(*case, temperature=temperature, reduction="none")
+    arrays = (case.student.double().numpy(), case.teacher.double().numpy(), case.target.numpy())
+    assert actual.dtype == torch.float32
+    np.testing.assert_allclose(actual, references.dkd(*arrays, temperature, 1.0, 8.0), rtol=1e-3)

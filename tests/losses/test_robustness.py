@@ -1,4 +1,4 @@
-"""Finite input never gives NaN, neither in the loss nor in the gradient."""
+"""Finite input gives a finite gradient, and but for two divergences near the end of float32 a finite loss."""
 
 import warnings
 
@@ -46,8 +46,11 @@ INPUTS = {
     "masked alike": lambda s, t: (masked(s), masked(t)),
     "masked apart": lambda s, t: (masked(s), masked(t.flip(1)).flip(1)),
     "1e30": lambda s, t: (s * 1e30, t * 1e30),
+    "1e37": lambda s, t: (s * 1e37, t * 1e37),
+    "1e-20": lambda s, t: (s * 1e-20, t * 1e-20),
     "1e-30": lambda s, t: (s * 1e-30, t * 1e-30),
-    "1e-37": lambda s, t: (s * 1e-37, t * 1e-37),
+    "1e-34": lambda s, t: (s * 1e-34, t * 1e-34),  # the gradient of a z-score is near its largest here
+    "1e-37": lambda s, t: (s * 1e-37, t * 1e-37),  # counts as constant
     "wide": lambda s, t: (wide(s), t),
     "wide apart": lambda s, t: (wide(s), wide(t).flip(1)),
     "one sample": lambda s, t: (s[:1], t[:1]),
@@ -55,9 +58,14 @@ INPUTS = {
 }
 
 
+# The divergence of logits as far apart as these is itself beyond float32, and comes out as infinity.
+OVERFLOWING = {"1e37", "wide", "wide apart"}
+
+
 @losses
 @pytest.mark.parametrize("classes", [2, 3, 10, 100])
-def test_no_nan(distill, classes, make_case):
+def test_everything_stays_finite(distill, classes, make_case):
+    grows = isinstance(distill, KDLoss | DKDLoss) and not distill.logit_standardization
     case = make_case(samples=4, classes=classes, dtype=torch.float32)
     for name, change in INPUTS.items():
         student, teacher = change(case.student, case.teacher)
@@ -66,8 +74,8 @@ def test_no_nan(distill, classes, make_case):
             warnings.simplefilter("ignore", UserWarning)  # two classes
             loss = distill(student, teacher, case.target[: len(student)])
         loss.backward()
-        assert not loss.isnan(), name
-        assert not student.grad.isnan().any(), name
+        assert loss.isfinite() or (grows and name in OVERFLOWING and loss == torch.inf), name
+        assert student.grad.isfinite().all(), name
 
 
 @losses

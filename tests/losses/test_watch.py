@@ -1,4 +1,5 @@
 import copy
+import inspect
 import re
 import warnings
 
@@ -6,8 +7,15 @@ import pytest
 import torch
 from scipy import stats
 
+import cmkd.losses.watch as watch_module
 from cmkd.losses import CMKDLoss, cmkd_loss
 from cmkd.losses.watch import SpearmanWatch
+
+
+@pytest.fixture(autouse=True)
+def _fresh_process(monkeypatch):
+    """The function form counts its calls in one place per process."""
+    monkeypatch.setattr(watch_module, "_shared", {})
 
 
 def messages(distill, *calls):
@@ -71,15 +79,58 @@ def test_every_module_warns_for_itself(make_case):
     assert [len(messages(module, case[:2], case[:2])) for module in (first, second)] == [1, 1]
 
 
-def test_function_warns_once_per_configuration(make_case):
-    case = make_case(samples=32, classes=100)
-    counts = [
-        len(
-            messages(lambda s, t, k=k: cmkd_loss(s, t, rank_method="l2", rank_softness=k), case[:2], case[:2])
-        )
-        for k in (2e4, 3e4, 2e4)
+def test_function_warns_once_per_method_and_number_of_classes(make_case):
+    def count(classes, method, softness):
+        case = make_case(samples=32, classes=classes)
+        options = {"rank_method": method, "rank_softness": softness}
+        return len(messages(lambda s, t: cmkd_loss(s, t, **options), case[:2], case[:2]))
+
+    # Two classes, which warn for another reason, silence nobody; a softness that is annealed warns once.
+    settings = [(2, "l2", 1.0), (100, "l2", 2e4), (100, "l2", 1e4), (100, "laplace", 1e2), (30, "l2", 2e4)]
+    assert [count(*setting) for setting in settings] == [1, 1, 0, 1, 1]
+
+
+def test_an_annealed_softness_leaves_nothing_behind_and_is_not_looked_at_in_every_step(make_case):
+    case = make_case(classes=30)
+    for step in range(1, 10):
+        cmkd_loss(case.student, case.teacher, rank_softness=0.3 / step)
+    ((key, watch),) = watch_module._shared.items()
+    assert key == ("laplace", 30)
+    assert watch.calls == 9
+
+
+def test_the_warning_points_at_the_users_line(make_case):
+    student, teacher, _ = make_case(samples=32, classes=100)
+    options = {"rank_method": "l2", "rank_softness": 1e4}
+    distill = CMKDLoss(**options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        line = inspect.currentframe().f_lineno
+        cmkd_loss(student, teacher, **options)
+        distill(student, teacher)
+    assert [(warning.filename, warning.lineno) for warning in caught] == [
+        (__file__, line + 1),
+        (__file__, line + 2),
     ]
-    assert counts == [1, 1, 0]
+
+
+@pytest.mark.parametrize("softness", [None, 0.05])
+def test_a_masked_class_is_named_where_the_softness_is_not_to_blame(make_case, softness):
+    student, teacher, _ = make_case(samples=32, classes=100)
+    student[:, 5] = -1e5
+    (message,) = messages(CMKDLoss(rank_softness=softness), (student, teacher))
+    assert re.search(r"rank_softness \(0\.\d+\) is no larger than the default.*masked.*columns out", message)
+    assert "lower rank_softness" not in message
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="captures a CUDA graph")
+def test_does_not_look_while_a_graph_is_captured(make_case):
+    case = make_case(samples=8, classes=30)
+    soft, student = case.student.cuda(), case.student.cuda()
+    watch = SpearmanWatch()
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        watch.look(soft, student, method="l2", softness=3.0)
+    assert watch.calls == 0
 
 
 def test_two_classes_warn_once_with_advice(make_case):

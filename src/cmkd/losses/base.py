@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cmkd.errors import InputError, unknown_name
-from cmkd.functional.precision import as_float
+from cmkd.functional.precision import float_dtype
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -35,8 +35,8 @@ class DistillationLoss(nn.Module):
     The result is the distillation term alone. Training minimises
     `loss.task_weight * cross_entropy + loss(student_logits, teacher_logits, target)`.
 
-    A subclass stores each argument of its `__init__` under the argument's own name and computes in
-    `forward`. Nothing else is needed for `cmkd distill --loss` to find it.
+    A subclass stores each argument of its `__init__` under the argument's own name, which puts it into
+    `options`, and computes in `forward`. Nothing else is needed for `cmkd distill --loss` to find it.
 
     Args:
         reduction: `"mean"` or `"sum"` over samples and positions, or `"none"` for shape (N, *).
@@ -53,7 +53,10 @@ class DistillationLoss(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.option_names = tuple(inspect.signature(cls).parameters)
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        own = [item.name for item in inspect.signature(cls).parameters.values() if item.kind in named]
+        inherited = [name for base in cls.__mro__[1:] for name in getattr(base, "option_names", ())]
+        cls.option_names = tuple(dict.fromkeys([*own, *inherited]))
 
     @property
     def task_weight(self) -> float:
@@ -62,8 +65,8 @@ class DistillationLoss(nn.Module):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The hyper-parameters, by name."""
-        return {name: getattr(self, name) for name in self.option_names}
+        """The hyper-parameters, by name: the arguments of this class and its parents, where they are kept."""
+        return {name: getattr(self, name) for name in self.option_names if hasattr(self, name)}
 
     def extra_repr(self) -> str:
         """Show the hyper-parameters where the module is printed."""
@@ -99,7 +102,7 @@ def flatten(student_logits: Tensor, teacher_logits: Tensor, target: Tensor | Non
         if target is not None:
             _check_target_range(target, student_logits.shape[1])
 
-    dtype = torch.promote_types(as_float(student_logits[:0]).dtype, as_float(teacher_logits[:0]).dtype)
+    dtype = torch.promote_types(float_dtype(student_logits), float_dtype(teacher_logits))
     return Rows(
         student=_rows(student_logits.to(dtype)),
         teacher=_rows(teacher_logits.detach().to(dtype)),

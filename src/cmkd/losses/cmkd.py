@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, cast, overload
 
-import torch
 from torch import Tensor
 
-from cmkd.functional import RankMethod, exact_rank, log_probabilities, pearson, soft_rank, standardize
-from cmkd.functional.precision import full_precision
-from cmkd.losses.base import DistillationLoss, Reduction, flatten, reduce
-from cmkd.losses.cmkd_options import CMKDParts, Combination, HardSamples, PearsonInput, check_cmkd_options
-from cmkd.losses.difficulty import Difficulty, DifficultyScale, difficulty_weight, sample_difficulty
-from cmkd.losses.dist import intra_class
-from cmkd.losses.watch import SpearmanWatch, shared_watch
+from cmkd.functional import RankMethod
+from cmkd.losses.base import DistillationLoss, Reduction
+from cmkd.losses.cmkd_options import (
+    CMKDOptions,
+    CMKDParts,
+    Combination,
+    HardSamples,
+    PearsonInput,
+    check_cmkd_options,
+)
+from cmkd.losses.cmkd_terms import weigh_terms
+from cmkd.losses.difficulty import Difficulty, DifficultyScale
+from cmkd.losses.watch import SpearmanWatch
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+@overload
+def cmkd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor | None = ...,
+    *,
+    parts: Literal[False] = ...,
+    **options: Unpack[CMKDOptions],
+) -> Tensor: ...
+
+
+@overload
+def cmkd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor | None = ...,
+    *,
+    parts: Literal[True],
+    **options: Unpack[CMKDOptions],
+) -> CMKDParts: ...
 
 
 def cmkd_loss(
@@ -36,8 +66,7 @@ def cmkd_loss(
     intra_weight: float = 0.0,
     reduction: Reduction = "mean",
     parts: bool = False,
-    watch: SpearmanWatch | None = None,
-) -> Any:
+) -> Tensor | CMKDParts:
     r"""Our reconstruction of CMKD: per sample, $\alpha \, [(1 - w_i) P_i + w_i S_i]$.
 
     $P_i = 1 - r(p_s, p_t)$ compares values by Pearson correlation; $S_i = 1 - r(R(s), \mathrm{rank}(t))$
@@ -69,7 +98,6 @@ def cmkd_loss(
         intra_weight: Factor of the intra-class term.
         reduction: `"mean"` or `"sum"` over samples and positions, or `"none"`.
         parts: Return `CMKDParts` in place of the loss alone.
-        watch: Counts calls for the warning below; None takes one per rank method and softness.
 
     Returns:
         The loss, a scalar or (N, *) for `"none"`, float64 if an input is float64, else float32; with `parts`
@@ -79,8 +107,10 @@ def cmkd_loss(
         InputError: Input or option out of its domain; see `cmkd.losses.base.flatten`.
 
     Warns:
-        UserWarning: Once, if the soft ranks have become an affine function of the logits, which makes the
-            Spearman term a second Pearson term; or if there are only two classes.
+        UserWarning: Once per rank method and number of classes (the module: once), if the soft ranks have
+            become an affine function of the logits, which makes the Spearman term a second Pearson term; or
+            if there are only two classes. Not looked at under `torch.compile` and while a CUDA graph is
+            captured: try a new setting once without.
 
     Example:
         >>> import torch
@@ -90,56 +120,27 @@ def cmkd_loss(
         >>> parts.pearson.round(decimals=4)
         tensor([0.0000, 1.7686])
     """
-    check_cmkd_options(
-        alpha=alpha,
-        tau=tau,
-        pearson_input=pearson_input,
-        rank_method=rank_method,
-        rank_softness=rank_softness,
-        difficulty=difficulty,
-        difficulty_scale=difficulty_scale,
-        hard_samples=hard_samples,
-        constant_weight=constant_weight,
-        combination=combination,
-        pearson_weight=pearson_weight,
-        spearman_weight=spearman_weight,
-        intra_weight=intra_weight,
-        reduction=reduction,
-    )
-    student, teacher, labels, shape = flatten(student_logits, teacher_logits, target)
-    with full_precision(student):
-        if difficulty == "constant":
-            hardness = weight = torch.full_like(student[:, 0], constant_weight)
-        else:
-            hardness = sample_difficulty(student, teacher, labels, measure=difficulty, tau=tau)
-            weight = difficulty_weight(hardness, difficulty_scale)
-            if hard_samples == "values":
-                weight = 1 - weight
+    options: CMKDOptions = {
+        "alpha": alpha,
+        "tau": tau,
+        "pearson_input": pearson_input,
+        "rank_method": rank_method,
+        "rank_softness": rank_softness,
+        "difficulty": difficulty,
+        "difficulty_scale": difficulty_scale,
+        "hard_samples": hard_samples,
+        "constant_weight": constant_weight,
+        "combination": combination,
+        "pearson_weight": pearson_weight,
+        "spearman_weight": spearman_weight,
+        "intra_weight": intra_weight,
+        "reduction": reduction,
+    }
+    result = weigh_terms(student_logits, teacher_logits, target, options)
+    return result if parts else result.loss
 
-        student_values = _pearson_input(student, pearson_input, tau)
-        teacher_values = _pearson_input(teacher, pearson_input, tau)
-        value_term = 1 - pearson(student_values, teacher_values)
 
-        soft = soft_rank(student, method=rank_method, softness=rank_softness)
-        rank_term = 1 - pearson(soft, exact_rank(teacher))
-        if not torch.compiler.is_compiling():
-            watch = watch or shared_watch(rank_method, rank_softness)
-            watch.look(soft, student, method=rank_method, softness=rank_softness)
-
-        value_share = 1 - weight if combination == "convex" else torch.ones_like(weight)
-        per_sample = pearson_weight * value_share * value_term + spearman_weight * weight * rank_term
-        intra = intra_class(student_values, teacher_values) if intra_weight else torch.zeros_like(weight[0])
-        loss = reduce(alpha * (per_sample + intra_weight * intra), shape, reduction)
-    if not parts:
-        return loss
-    return CMKDParts(
-        loss=loss,
-        pearson=value_term.detach().reshape(shape),
-        spearman=rank_term.detach().reshape(shape),
-        weight=weight.reshape(shape),
-        difficulty=hardness.reshape(shape),
-        intra=intra.detach(),
-    )
+_OPTION_NAMES = tuple(CMKDOptions.__annotations__)
 
 
 class CMKDLoss(DistillationLoss):
@@ -161,7 +162,9 @@ class CMKDLoss(DistillationLoss):
             `"constant"`; see `cmkd.losses.difficulty.sample_difficulty`.
         difficulty_scale: `"batch_rank"`, `"batch_standardize"` or `"none"`: how difficulties are spread over
             [0, 1] within the batch. The raw entropy of z-scored logits is close to 1 for nearly every sample,
-            which would leave the ranking alone; batch ranks have mean 1/2 by construction.
+            which would leave the ranking alone; batch ranks have mean 1/2 by construction. By construction,
+            too, they spread any batch over [0, 1], however little its difficulties differ: whether they do
+            is to be seen from `difficulty`, the raw measure, among the parts, and not from `weight`.
         hard_samples: What hard samples lean on: `"ranks"` (w grows with the difficulty) or `"values"` (w
             falls with it, as 1 - w).
         constant_weight: The w of every sample if difficulty is `"constant"`, in [0, 1]; scale and direction
@@ -215,7 +218,7 @@ class CMKDLoss(DistillationLoss):
         self.pearson_weight = pearson_weight
         self.spearman_weight = spearman_weight
         self.intra_weight = intra_weight
-        check_cmkd_options(**self.options)
+        check_cmkd_options(self._cmkd_options())
         self.watch = SpearmanWatch()
 
     @overload
@@ -247,12 +250,9 @@ class CMKDLoss(DistillationLoss):
         parts: bool = False,
     ) -> Tensor | CMKDParts:
         """Return the loss, or with `parts` its parts; shapes and errors as in `cmkd_loss`."""
-        return cmkd_loss(
-            student_logits, teacher_logits, target, parts=parts, watch=self.watch, **self.options
-        )
+        result = weigh_terms(student_logits, teacher_logits, target, self._cmkd_options(), watch=self.watch)
+        return result if parts else result.loss
 
-
-def _pearson_input(logits: Tensor, kind: PearsonInput, tau: float) -> Tensor:
-    if kind == "logits":
-        return logits
-    return log_probabilities(standardize(logits) if kind == "zscore" else logits, temperature=tau).exp()
+    def _cmkd_options(self) -> CMKDOptions:
+        """Return the options of CMKD alone, without those that a subclass may add."""
+        return cast(CMKDOptions, {name: getattr(self, name) for name in _OPTION_NAMES})

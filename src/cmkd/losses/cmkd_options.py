@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, TypedDict, get_args
 
 from torch import Tensor
 
@@ -15,15 +15,24 @@ PearsonInput = Literal["zscore", "softmax", "logits"]
 HardSamples = Literal["ranks", "values"]
 Combination = Literal["convex", "independent"]
 
-_CHOICES = {
-    "pearson_input": PearsonInput,
-    "rank_method": RankMethod,
-    "difficulty": Difficulty,
-    "difficulty_scale": DifficultyScale,
-    "hard_samples": HardSamples,
-    "combination": Combination,
-    "reduction": Reduction,
-}
+
+class CMKDOptions(TypedDict, total=False):
+    """The options of CMKD, for the type checker. Described at `cmkd.losses.CMKDLoss`."""
+
+    alpha: float
+    tau: float
+    pearson_input: PearsonInput
+    rank_method: RankMethod
+    rank_softness: float | None
+    difficulty: Difficulty
+    difficulty_scale: DifficultyScale
+    hard_samples: HardSamples
+    constant_weight: float
+    combination: Combination
+    pearson_weight: float
+    spearman_weight: float
+    intra_weight: float
+    reduction: Reduction
 
 
 class CMKDParts(NamedTuple):
@@ -43,18 +52,44 @@ class CMKDParts(NamedTuple):
     """Intra-class term, a scalar; 0 where `intra_weight` is 0."""
 
 
-def check_cmkd_options(**options: Any) -> None:
-    """Raise `InputError` unless every option of CMKD is in its domain."""
-    for name, known in _CHOICES.items():
-        check_choice(name, options[name], get_args(known))
-    for name in ("alpha", "pearson_weight", "spearman_weight", "intra_weight"):
-        check_number(name, options[name])
+def check_cmkd_options(options: CMKDOptions) -> None:
+    """Raise `InputError` unless every option of CMKD is in its domain and a term is left to learn from."""
+    check_choice("pearson_input", options["pearson_input"], get_args(PearsonInput))
+    check_choice("rank_method", options["rank_method"], get_args(RankMethod))
+    check_choice("difficulty", options["difficulty"], get_args(Difficulty))
+    check_choice("difficulty_scale", options["difficulty_scale"], get_args(DifficultyScale))
+    check_choice("hard_samples", options["hard_samples"], get_args(HardSamples))
+    check_choice("combination", options["combination"], get_args(Combination))
+    check_choice("reduction", options["reduction"], get_args(Reduction))
+    check_number("alpha", options["alpha"])
+    check_number("pearson_weight", options["pearson_weight"])
+    check_number("spearman_weight", options["spearman_weight"])
+    check_number("intra_weight", options["intra_weight"])
     check_number("tau", options["tau"], positive=True)
     check_number("constant_weight", options["constant_weight"], at_most=1.0)
     if options["rank_softness"] is not None:
         check_number("rank_softness", options["rank_softness"], positive=True)
-    if options["pearson_weight"] == options["spearman_weight"] == options["intra_weight"] == 0:
+    _check_something_to_learn(options)
+
+
+def _check_something_to_learn(options: CMKDOptions) -> None:
+    # alpha = 0 is let through: it switches the whole term off, and says so.
+    pearson, spearman, intra = (
+        options["pearson_weight"],
+        options["spearman_weight"],
+        options["intra_weight"],
+    )
+    if pearson == spearman == intra == 0:
         raise InputError(
             "pearson_weight, spearman_weight and intra_weight are all 0, so nothing is left to learn from the"
             " teacher: give at least one of them a positive weight."
+        )
+    constant = options["constant_weight"]
+    values_dropped = pearson == 0 or (constant == 1 and options["combination"] == "convex")
+    ranks_dropped = spearman == 0 or constant == 0
+    if options["difficulty"] == "constant" and values_dropped and ranks_dropped and intra == 0:
+        raise InputError(
+            f"constant_weight {constant:g} leaves no share to the terms that have a weight (pearson_weight"
+            f" {pearson:g}, spearman_weight {spearman:g}), so nothing is left to learn from the teacher:"
+            " choose a constant_weight between 0 and 1, or give the other term a positive weight."
         )

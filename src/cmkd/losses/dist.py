@@ -113,7 +113,16 @@ class DISTLoss(DistillationLoss):
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None = None) -> Tensor:
         """Return the loss; arguments, shapes and errors as in `dist_loss`."""
-        return dist_loss(student_logits, teacher_logits, target, **self.options)
+        return dist_loss(
+            student_logits,
+            teacher_logits,
+            target,
+            tau=self.tau,
+            alpha=self.alpha,
+            beta=self.beta,
+            gamma=self.gamma,
+            reduction=self.reduction,
+        )
 
 
 def _check_options(tau: float, alpha: float, beta: float, gamma: float, reduction: str) -> None:

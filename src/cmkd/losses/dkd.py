@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cmkd.errors import InputError
 from cmkd.functional import log_probabilities, standardize
-from cmkd.functional.divergence import kl_of_log_probabilities
+from cmkd.functional.divergence import for_temperature, kl_of_log_probabilities
 from cmkd.functional.precision import full_precision
 from cmkd.losses.base import DistillationLoss, Reduction, check_choice, check_number, flatten, reduce
 
@@ -66,11 +66,12 @@ def dkd_loss(
     with full_precision(student):
         if logit_standardization:
             student, teacher = standardize(student, correction=1), standardize(teacher, correction=1)
-        binary_student, others_student = _decouple(student, labels, temperature)
-        binary_teacher, others_teacher = _decouple(teacher, labels, temperature)
+        binary_student, others_student = _decouple(for_temperature(student, temperature), labels, temperature)
+        binary_teacher, others_teacher = _decouple(for_temperature(teacher, temperature), labels, temperature)
         target_part = kl_of_log_probabilities(binary_student, binary_teacher)
         other_part = kl_of_log_probabilities(others_student, others_teacher)
-        return reduce(temperature**2 * (alpha * target_part + beta * other_part), shape, reduction)
+        per_sample = temperature**2 * (alpha * target_part + beta * other_part)
+        return reduce(per_sample.to(student.dtype), shape, reduction)
 
 
 class DKDLoss(DistillationLoss):
@@ -114,7 +115,16 @@ class DKDLoss(DistillationLoss):
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None = None) -> Tensor:
         """Return the loss; arguments, shapes and errors as in `dkd_loss`."""
-        return dkd_loss(student_logits, teacher_logits, target, **self.options)
+        return dkd_loss(
+            student_logits,
+            teacher_logits,
+            target,
+            temperature=self.temperature,
+            alpha=self.alpha,
+            beta=self.beta,
+            logit_standardization=self.logit_standardization,
+            reduction=self.reduction,
+        )
 
 
 def _decouple(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -104,7 +104,15 @@ class KDLoss(DistillationLoss):
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None = None) -> Tensor:
         """Return the loss; arguments, shapes and errors as in `kd_loss`."""
-        return kd_loss(student_logits, teacher_logits, target, **self.options)
+        return kd_loss(
+            student_logits,
+            teacher_logits,
+            target,
+            temperature=self.temperature,
+            alpha=self.alpha,
+            logit_standardization=self.logit_standardization,
+            reduction=self.reduction,
+        )
 
 
 def _check_options(temperature: float, alpha: float, reduction: str) -> None:
