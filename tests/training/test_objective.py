@@ -5,7 +5,7 @@ from torch import nn
 
 from cmkd import CMKDLoss, KDLoss
 from cmkd.errors import InputError
-from cmkd.training.objective import Objective, build_loss, check_objective
+from cmkd.training.objective import Objective, build_loss, check_objective, resolved_loss
 
 
 @pytest.fixture
@@ -79,3 +79,23 @@ def test_an_unknown_option_is_named():
 def test_a_loss_that_is_no_scalar_is_found_before_training():
     with pytest.raises(InputError, match=r"Wrong returned.*finite scalar"):
         check_objective(Objective(Wrong()), 5, torch.device("cpu"))
+
+
+class Narrowed(KDLoss):
+    """A user's subclass that settles an option of its parent."""
+
+    def __init__(self, *, alpha: float = 0.5):
+        super().__init__(alpha=alpha, temperature=2.0)
+
+
+def test_defaults_are_filled_in_with_what_can_be_given_again():
+    assert resolved_loss({"name": "KD", "alpha": 0.5}, build_loss({"name": "KD", "alpha": 0.5})) == {
+        "name": "KD",
+        "alpha": 0.5,
+        "temperature": 4.0,
+        "logit_standardization": False,
+    }
+    name = f"{__name__}.Narrowed"
+    resolved = resolved_loss({"name": name}, build_loss({"name": name}))
+    assert resolved == {"name": name, "alpha": 0.5}
+    assert build_loss(resolved).temperature == 2.0

@@ -38,9 +38,9 @@ def build_loss(spec: dict[str, Any]) -> nn.Module:
 
 def resolved_loss(spec: dict[str, Any], loss: nn.Module) -> dict[str, Any]:
     """Return the specification with the defaults filled in, as far as the loss knows its options."""
-    options = dict(getattr(loss, "options", {}))
-    options.pop("reduction", None)  # training takes the mean
-    return {"name": spec["name"], **options, **spec}
+    options = getattr(loss, "options", {})
+    accepted = inspect.signature(type(loss)).parameters.keys() - {"reduction"}  # training takes the mean
+    return {"name": spec["name"], **{name: options[name] for name in options if name in accepted}, **spec}
 
 
 class Objective(nn.Module):
