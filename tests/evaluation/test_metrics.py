@@ -6,7 +6,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 
 from cmkd.data import Batch
-from cmkd.evaluation import collect_logits, cpu_latency, evaluate_logits, fidelity, quality
+from cmkd.evaluation import calibration_error, collect_logits, cpu_latency, evaluate_logits, fidelity, quality
 
 
 @pytest.fixture
@@ -36,7 +36,16 @@ def test_calibration_error_by_the_definition(scores):
         for each in set(bins)
     ]
     measured = quality(torch.tensor(logits), torch.tensor(targets))["ece"]
-    assert measured == pytest.approx(sum(gaps), abs=1e-5)
+    assert measured == pytest.approx(sum(gaps), abs=1e-9)
+
+
+def test_calibration_error_is_torchmetrics(scores):
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    logits, targets = torch.tensor(scores[0]), torch.tensor(scores[2])
+    for bins in (5, 15):
+        theirs = multiclass_calibration_error(logits.softmax(1), targets, 10, n_bins=bins).item()
+        assert calibration_error(logits, targets, bins=bins) == pytest.approx(theirs, abs=1e-6)
 
 
 def test_fidelity_is_scipys_row_by_row(scores):
