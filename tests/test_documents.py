@@ -46,3 +46,13 @@ def test_the_method_of_the_contributing_page_is_found_by_name(tmp_path, monkeypa
         assert loss(student, teacher).item() == pytest.approx(2.0)  # ((1-3)^2 + 0) / 2
     finally:
         sys.modules.pop("cmkd.losses.mse", None)
+
+
+@pytest.mark.parametrize("study", ["demo", "cifar100-resnet20-resnet8"])
+def test_the_tables_of_the_readme_come_from_the_committed_runs(study):
+    from cmkd.report import group_runs, markdown_table
+
+    runs = [ROOT / "results" / study / f"{method}-seed0" for method in ("ce", "kd", "cmkd")]
+    table = markdown_table(group_runs(runs))
+    assert table in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert table in (ROOT / "results" / study / "table.md").read_text(encoding="utf-8")
