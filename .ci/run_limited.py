@@ -1,6 +1,6 @@
 """Run a command; print how long it took, and fail if it took more memory than it may.
 
-    python .ci/run_limited.py --mebibytes 2048 cmkd demo
+python .ci/run_limited.py --mebibytes 2048 cmkd demo
 """
 
 from __future__ import annotations
