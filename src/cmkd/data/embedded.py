@@ -37,8 +37,13 @@ def fashion_mnist_12k(root: Path | None) -> ImageData:
             )
             for part in ("train", "test")
         )
+    return fashion("fashion-mnist-12k", train, test)
+
+
+def fashion(name: str, train: TensorImages, test: TensorImages) -> ImageData:
+    """Return Fashion-MNIST, the whole or a part, from its images."""
     return ImageData(
-        name="fashion-mnist-12k",
+        name=name,
         classes=FASHION_CLASSES,
         train=train,
         test=test,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from cmkd.data.base import ImageData, TensorImages
-from cmkd.data.embedded import FASHION_CLASSES, FASHION_MEAN, FASHION_STD
+from cmkd.data.embedded import fashion
 from cmkd.errors import InputError
 
 _DEFAULT_ROOT = Path("data")
@@ -52,16 +52,7 @@ def fashion_mnist(root: Path | None) -> ImageData:
         )
         for official in _FASHION_PARTS
     )
-    return ImageData(
-        name="fashion-mnist",
-        classes=FASHION_CLASSES,
-        train=train,
-        test=test,
-        mean=FASHION_MEAN,
-        std=FASHION_STD,
-        image_size=28,
-        augment="crop_flip",
-    )
+    return fashion("fashion-mnist", train, test)
 
 
 def read_idx(folder: Path, name: str) -> np.ndarray:
