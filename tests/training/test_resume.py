@@ -53,8 +53,16 @@ def whole(tmp_path_factory):
         return distill(config(tmp_path_factory.mktemp("whole") / "run", epochs=2), progress=False)
 
 
+@pytest.fixture
+def listening():
+    """Python's own handler, also where the tests run in the background and SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 # 18 steps an epoch: before, at and after its end
-@pytest.mark.usefixtures("tiny_networks")
+@pytest.mark.usefixtures("tiny_networks", "listening")
 @pytest.mark.parametrize("stops", [[1, 20], [18], [17, 19, 40]])
 def test_stopped_between_any_two_steps(tmp_path, monkeypatch, stops):
     whole = distill(config(tmp_path / "whole"), progress=False)
@@ -121,6 +129,20 @@ def test_killed_around_a_write(tmp_path, monkeypatch, whole, writer, calls, befo
     killed = distill(config(tmp_path / "killed", epochs=2), progress=False)
     assert_same(weights(whole), weights(killed))
     assert [row["epoch"] for row in killed.read_metrics()] == [1, 2]
+
+
+@pytest.mark.usefixtures("tiny_networks", "listening")
+def test_an_ignored_signal_stays_ignored(tmp_path, monkeypatch, whole):
+    step_of = loop_module.Progress.step
+
+    def step(self, epoch, batch, meters):
+        signal.raise_signal(signal.SIGINT)
+        step_of(self, epoch, batch, meters)
+
+    monkeypatch.setattr(loop_module.Progress, "step", step)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assert_same(weights(whole), weights(distill(config(tmp_path / "run", epochs=2), progress=False)))
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_killed_at_random_instants(tmp_path):

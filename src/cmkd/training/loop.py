@@ -199,7 +199,9 @@ def _stop_requests() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield requested  # signals belong to the main thread
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # What the parent had ignored, as nohup and a shell's background jobs do, stays ignored.
+    previous = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
 
     def request(number: int, frame: object) -> None:
         requested.set()
