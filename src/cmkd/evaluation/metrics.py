@@ -6,10 +6,16 @@ from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmkd.data import Batch
 from cmkd.functional import kl_divergence, pearson, spearman
+
+
+def on_images(network: nn.Module) -> Callable[[Batch], Tensor]:
+    """Return a network, put into eval mode, as a function of a batch instead of its images."""
+    network.eval()
+    return lambda batch: network(batch.images)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from cmkd import data as datasets
 from cmkd import models
 from cmkd.data import Loader
 from cmkd.errors import InputError
-from cmkd.evaluation import collect_logits, cpu_latency, evaluate_logits
+from cmkd.evaluation import collect_logits, cpu_latency, evaluate_logits, on_images
 from cmkd.teachers import open_teacher
 from cmkd.teachers.opening import load_run_network
 from cmkd.training.run_folder import RunFolder
@@ -42,7 +42,8 @@ def evaluate(
     """
     run = Path(run)
     network, card = load_run_network(run)
-    config = RunFolder(run).read_config()
+    folder = RunFolder(run)
+    config = folder.read_config()
     device = PartialState(cpu=cpu).device
     data = datasets.load(config["data"], data_root or config["data_root"], image_size=card["image_size"])
     if data.num_classes != card["num_classes"]:
@@ -64,7 +65,7 @@ def evaluate(
         workers=config["workers"],
     )
     network = network.to(device).to(memory_format=torch.channels_last)
-    logits, targets = collect_logits(lambda batch: network(batch.images), batches.epoch(view=0))
+    logits, targets = collect_logits(on_images(network), batches.epoch(view=0))
     scores: dict[str, Any] = {"images": len(targets), "part": part}
     teacher_logits = None
     if config["verb"] == "distill":
@@ -76,12 +77,7 @@ def evaluate(
             std=config["teacher_std"],
             device=device,
         )
-        taught_by = RunFolder(run).read_json("teacher.json")["sha256"]
-        if taught_by != report.sha256:
-            raise InputError(
-                f"{run} was taught by a teacher whose weights hash to {taught_by[:12]}; those of "
-                f"{config['teacher']} now hash to {report.sha256[:12]}, so it is another one."
-            )
+        folder.refuse_other_teacher(report.source, report.sha256)
         teacher_logits, _ = collect_logits(teacher, batches.epoch(view=0))
         scores["teacher"] = evaluate_logits(teacher_logits, targets, None)
     scores["student"] = evaluate_logits(logits, targets, teacher_logits)

@@ -152,6 +152,26 @@ class RunFolder:
                 ) from None
             yield
 
+    def refuse_other_teacher(self, source: str, sha256: str) -> None:
+        """Raise unless the teacher is the one that this run began with, or the run has none yet.
+
+        Args:
+            source: Where the teacher came from.
+            sha256: Hash of its weights.
+
+        Raises:
+            InputError: The weights are others than those in `teacher.json`.
+        """
+        if not (self.path / "teacher.json").exists():
+            return
+        before = self.read_json("teacher.json")["sha256"]
+        if before != sha256:
+            raise InputError(
+                f"{self.path} was begun with a teacher whose weights hash to {before[:12]}; those of "
+                f"{source} now hash to {sha256[:12]}, so it is another one: put the first one back, or give "
+                "another --out."
+            )
+
     def save_state(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint atomically; a full disk leaves the previous one intact."""
         target = self.path / STATE

@@ -17,7 +17,7 @@ from cmkd import data as datasets
 from cmkd import models
 from cmkd.data import Batch, ImageData, Loader
 from cmkd.errors import InputError
-from cmkd.evaluation import collect_logits, cpu_latency, evaluate_logits
+from cmkd.evaluation import collect_logits, cpu_latency, evaluate_logits, on_images
 from cmkd.teachers import LiveTeacher, TeacherReport, open_teacher
 from cmkd.training import environment
 from cmkd.training.config import DistillConfig, RunConfig, TrainConfig
@@ -119,7 +119,8 @@ def _run(
             if report is not None:
                 report.accuracy = teacher_accuracy
         if report is not None:
-            _keep_teacher(folder, report)
+            folder.refuse_other_teacher(report.source, report.sha256)
+            folder.write_json("teacher.json", report.as_dict())
             if on_teacher is not None:
                 on_teacher(report)
         _keep_environment(folder, environment.describe(device, precision))
@@ -205,15 +206,10 @@ def _validator(
         accuracy = evaluate_logits(teacher_logits, targets, None)["accuracy"]
 
     def validate(network: nn.Module) -> dict[str, float]:
-        logits, targets = _collect(_on_images(network), loader, accelerator)
+        logits, targets = _collect(on_images(network), loader, accelerator)
         return evaluate_logits(logits, targets, teacher_logits)
 
     return validate, accuracy
-
-
-def _on_images(network: nn.Module) -> Callable[[Batch], Tensor]:
-    network.eval()
-    return lambda batch: network(batch.images)
 
 
 def _collect(
@@ -221,18 +217,6 @@ def _collect(
 ) -> tuple[Tensor, Tensor]:
     with accelerator.autocast():
         return collect_logits(network, loader.epoch(view=0))
-
-
-def _keep_teacher(folder: RunFolder, report: TeacherReport) -> None:
-    """Write `teacher.json`; refuse to go on with another teacher than the run began with."""
-    if (folder.path / "teacher.json").exists():
-        before = folder.read_json("teacher.json")["sha256"]
-        if before != report.sha256:
-            raise InputError(
-                f"{folder.path} was begun with a teacher whose weights hash to {before[:12]}, now they hash "
-                f"to {report.sha256[:12]}; give another --out."
-            )
-    folder.write_json("teacher.json", report.as_dict())
 
 
 def _keep_environment(folder: RunFolder, now: dict[str, Any]) -> None:
@@ -261,7 +245,7 @@ def _finish(
     teacher: LiveTeacher | None,
 ) -> None:
     """Look at the test set, once, and write the network and the result; `result.json` comes last."""
-    logits, targets = collect_logits(_on_images(student), test.epoch(view=0))
+    logits, targets = collect_logits(on_images(student), test.epoch(view=0))
     result: dict[str, Any] = {"images": len(targets)}
     if teacher is not None:
         teacher_logits, _ = collect_logits(teacher, test.epoch(view=0))
