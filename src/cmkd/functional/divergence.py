@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cmkd.errors import InputError
+from cmkd.functional.masking import expand_mask, fill_masked
 from cmkd.functional.precision import as_double, as_float, float_dtype, full_precision
 
 # From here on the distributions are so nearly uniform that float32 loses their difference: at T = 1000 the
@@ -15,19 +16,23 @@ from cmkd.functional.precision import as_double, as_float, float_dtype, full_pre
 _HOT = 50.0
 
 
-def log_probabilities(logits: Tensor, *, temperature: float = 1.0, dim: int = -1) -> Tensor:
+def log_probabilities(
+    logits: Tensor, *, temperature: float = 1.0, dim: int = -1, mask: Tensor | None = None
+) -> Tensor:
     r"""Logarithm of $\mathrm{softmax}(x / T)$, finite for all finite logits.
 
     Args:
         logits: Tensor of any shape. Half precision is computed and returned in float32.
         temperature: $T > 0$.
         dim: The dimension that holds the classes.
+        mask: bool, True for every valid class, of a shape that broadcasts to that of the logits, such as (C,)
+            or (M, C). The others have probability 0, whatever their values (NaN included), and no gradient.
 
     Returns:
-        Tensor of the shape of `logits`.
+        Tensor of the shape of `logits`; masked classes have the lowest number of its dtype.
 
     Raises:
-        InputError: The temperature is not positive.
+        InputError: The temperature is not positive; the mask is not bool, or does not broadcast.
 
     Example:
         >>> import torch
@@ -37,26 +42,34 @@ def log_probabilities(logits: Tensor, *, temperature: float = 1.0, dim: int = -1
     if not 0 < temperature < math.inf:
         raise InputError(f"temperature is {temperature}: it has to be a positive number.")
     with full_precision(logits):
-        x = as_float(logits)
+        valid = expand_mask(mask, logits)
+        x = fill_masked(as_float(logits), valid, dim)
         # Shifted before it is divided, or a small temperature would overflow large logits.
-        log_p = torch.log_softmax((x - x.detach().amax(dim, keepdim=True)) / temperature, dim)
+        shifted = (x - x.detach().amax(dim, keepdim=True)) / temperature
+        lowest = torch.finfo(shifted.dtype).min
+        if valid is not None:
+            shifted = torch.where(valid, shifted, lowest)
+        log_p = torch.log_softmax(shifted, dim)
         # -inf, where the row spans more than the floating range, would give NaN in 0 * log 0.
-        return log_p.clamp(min=torch.finfo(log_p.dtype).min)
+        log_p = log_p.clamp(min=lowest)
+        return log_p if valid is None else torch.where(valid, log_p, lowest)
 
 
-def entropy(logits: Tensor, *, temperature: float = 1.0, dim: int = -1) -> Tensor:
+def entropy(logits: Tensor, *, temperature: float = 1.0, dim: int = -1, mask: Tensor | None = None) -> Tensor:
     r"""Entropy $H(p) = -\sum_c p_c \log p_c$ of $p = \mathrm{softmax}(x / T)$, in nats.
 
     Args:
         logits: Tensor of any shape. Half precision is computed and returned in float32.
         temperature: $T > 0$.
         dim: The dimension that holds the C classes.
+        mask: bool, True for every valid class, of a shape that broadcasts to that of the logits, such as (C,)
+            or (M, C). The others have probability 0, whatever their values (NaN included), and no gradient.
 
     Returns:
         Tensor of that shape without `dim`, in [0, log C].
 
     Raises:
-        InputError: The temperature is not positive.
+        InputError: The temperature is not positive; the mask is not bool, or does not broadcast.
 
     Example:
         >>> import torch
@@ -64,12 +77,17 @@ def entropy(logits: Tensor, *, temperature: float = 1.0, dim: int = -1) -> Tenso
         tensor(1.3863)
     """
     with full_precision(logits):
-        log_p = log_probabilities(logits, temperature=temperature, dim=dim)
+        log_p = log_probabilities(logits, temperature=temperature, dim=dim, mask=mask)
         return -(log_p.exp() * log_p).sum(dim)
 
 
 def kl_divergence(
-    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, dim: int = -1
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    dim: int = -1,
+    mask: Tensor | None = None,
 ) -> Tensor:
     r"""Divergence $\mathrm{KL}(p_t \| p_s)$ of two softmax distributions at temperature $T$, in nats.
 
@@ -81,12 +99,15 @@ def kl_divergence(
         teacher_logits: Tensor of the same shape.
         temperature: $T > 0$, for both.
         dim: The dimension that holds the classes.
+        mask: bool, True for every valid class, of a shape that broadcasts to that of the logits, such as (C,)
+            or (M, C). The others have probability 0, whatever their values (NaN included), and no gradient.
 
     Returns:
         Tensor of that shape without `dim`, not negative up to rounding.
 
     Raises:
-        InputError: The shapes differ, or the temperature is not positive.
+        InputError: The shapes differ, the temperature is not positive, or the mask is not bool or does not
+            broadcast.
 
     Example:
         >>> import torch
@@ -101,8 +122,8 @@ def kl_divergence(
     dtype = torch.promote_types(float_dtype(student_logits), float_dtype(teacher_logits))
     with full_precision(student_logits):
         student, teacher = (for_temperature(x, temperature) for x in (student_logits, teacher_logits))
-        log_p_student = log_probabilities(student, temperature=temperature, dim=dim)
-        log_p_teacher = log_probabilities(teacher, temperature=temperature, dim=dim)
+        log_p_student = log_probabilities(student, temperature=temperature, dim=dim, mask=mask)
+        log_p_teacher = log_probabilities(teacher, temperature=temperature, dim=dim, mask=mask)
         return kl_of_log_probabilities(log_p_student, log_p_teacher, dim).to(dtype)
 
 

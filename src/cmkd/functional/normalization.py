@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cmkd.functional.masking import expand_mask, fill_masked, valid_count
 from cmkd.functional.precision import as_float, full_precision
 
 
-def standardize(x: Tensor, dim: int = -1, *, correction: int = 0) -> Tensor:
+def standardize(x: Tensor, dim: int = -1, *, correction: int = 0, mask: Tensor | None = None) -> Tensor:
     r"""Subtract the mean along `dim` and divide by the standard deviation: $z = (x - \bar x) / \sigma$.
 
     A constant row has no z-score; it gives exact zeros, with zero gradient. So does a row whose values
@@ -23,10 +24,16 @@ def standardize(x: Tensor, dim: int = -1, *, correction: int = 0) -> Tensor:
         x: Tensor of any shape. Half precision is computed and returned in float32.
         dim: The dimension that holds one row.
         correction: Subtracted from the count in the variance; 1 gives the unbiased estimate.
+        mask: bool, True for every valid value, of a shape that broadcasts to that of `x`: typically (C,) or
+            (M, C) for rows along the last dimension. The rest is treated as if it did not exist, whatever
+            its values (NaN included), and gives 0 with zero gradient.
 
     Returns:
         Tensor of the shape of `x`, in units of standard deviations. NaN or infinity in a row makes
         that row NaN.
+
+    Raises:
+        InputError: The mask is not bool, or does not broadcast.
 
     Example:
         >>> import torch
@@ -36,7 +43,8 @@ def standardize(x: Tensor, dim: int = -1, *, correction: int = 0) -> Tensor:
     """
     with full_precision(x):
         # Halved, so that even a row from -float max to +float max has a finite range.
-        half = as_float(x) * 0.5
+        valid = expand_mask(mask, x)
+        half = fill_masked(as_float(x), valid, dim) * 0.5
         top = half.detach().amax(dim, keepdim=True)
         bottom = half.detach().amin(dim, keepdim=True)
         spread = top - bottom
@@ -46,7 +54,10 @@ def standardize(x: Tensor, dim: int = -1, *, correction: int = 0) -> Tensor:
         # Strictly less, so that an infinite value is not below its own infinite noise but gives NaN.
         constant = spread < noise.clamp(min=1024 * limits.tiny)
         scaled = torch.where(constant, 0.0, (half - top) / torch.where(constant, 1.0, spread))
-        centred = scaled - scaled.mean(dim, keepdim=True)
-        count = x.shape[dim] if x.dim() else 1
-        variance = centred.square().sum(dim, keepdim=True) / max(count - correction, 1)
+        # Masked places hold the largest valid value, which is 0 by now.
+        count = valid_count(half, valid, dim)
+        centred = scaled - scaled.sum(dim, keepdim=True) / count.clamp(min=1)
+        if valid is not None:
+            centred = torch.where(valid, centred, 0.0)
+        variance = centred.square().sum(dim, keepdim=True) / (count - correction).clamp(min=1)
         return centred * torch.where(constant, 1.0, variance).rsqrt()

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cmkd.errors import InputError, unknown_name
+from cmkd.functional.masking import as_rows, expand_mask, fill_masked, from_rows, valid_count
 from cmkd.functional.normalization import standardize
 from cmkd.functional.precision import as_float, float_dtype, full_precision
 from cmkd.functional.soft_rank_binned import binned_rank
-from cmkd.functional.soft_rank_l2 import permutahedron_rank
+from cmkd.functional.soft_rank_l2 import permutahedron_rank, standardized_permutahedron_rank
 from cmkd.functional.soft_rank_laplace import laplace_rank
 
 RankMethod = Literal["laplace", "l2", "binned"]
@@ -24,16 +25,22 @@ FEW_CLASSES = 16
 
 
 @torch.no_grad()
-def exact_rank(x: Tensor, dim: int = -1) -> Tensor:
+def exact_rank(x: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tensor:
     """Rank of every value within its row: 1 for the smallest, tied values share their average rank.
 
     Args:
         x: Tensor of any shape, without NaN.
         dim: The dimension that holds one row of length C.
+        mask: bool, True for every valid value, of a shape that broadcasts to that of `x`: typically (C,) or
+            (M, C) for rows along the last dimension. The rest is treated as if it did not exist, whatever
+            its values (NaN included), and has rank 0.
 
     Returns:
         Tensor of the shape of `x`, without gradient, in multiples of one half from 1 to C; float64 if `x`
         is float64, else float32.
+
+    Raises:
+        InputError: The mask is not bool, or does not broadcast.
 
     Example:
         >>> import torch
@@ -41,16 +48,23 @@ def exact_rank(x: Tensor, dim: int = -1) -> Tensor:
         tensor([2.5000, 1.0000, 2.5000, 4.0000])
     """
     # bfloat16 and float16 embed in float32 exactly; integers stay integers, which keeps every tie.
-    values = as_float(x) if x.is_floating_point() else x
-    rows = values.movedim(dim, -1) if values.dim() else values.reshape(1)
+    values = as_float(x) if x.is_floating_point() or x.dtype == torch.bool else x
+    valid = expand_mask(mask, values)
+    valid = None if valid is None else as_rows(valid, dim)
+    rows = fill_masked(as_rows(values, dim), valid, -1)
     ordered, order = rows.sort(dim=-1)
     position = torch.arange(1, rows.shape[-1] + 1, dtype=float_dtype(x), device=x.device).expand_as(ordered)
     # A run of equal values takes the mean of its first and its last position.
     step = ordered[..., 1:] != ordered[..., :-1]
     first = torch.where(pad(step, (1, 0), value=True), position, 0.0).cummax(-1).values
     last = torch.where(pad(step, (0, 1), value=True), position, torch.inf).flip(-1).cummin(-1).values.flip(-1)
-    rank = torch.empty_like(first).scatter_(-1, order, (first + last) / 2)
-    return rank.movedim(-1, dim) if values.dim() else rank.reshape(())
+    rank = torch.zeros_like(first).scatter(-1, order, (first + last) / 2)
+    if valid is not None:
+        # The masked places share the rank of the largest value, and lift it by half of their number.
+        surplus = (rows.shape[-1] - valid_count(rank, valid, -1)) / 2
+        rank = torch.where(rows == rows.amax(-1, keepdim=True), rank - surplus, rank)
+        rank = torch.where(valid, rank, 0.0)
+    return from_rows(rank, dim, x)
 
 
 def soft_rank(
@@ -60,6 +74,7 @@ def soft_rank(
     softness: float | None = None,
     strength: float | None = None,
     dim: int = -1,
+    mask: Tensor | None = None,
 ) -> Tensor:
     r"""Differentiable rank of every value within its row, ascending from 1.
 
@@ -85,13 +100,17 @@ def soft_rank(
         strength: For `"l2"` only, instead of `softness`: the raw regularisation strength on the raw `x`, as
             in torchsort and fast-soft-sort.
         dim: The dimension that holds one row of length C.
+        mask: bool, True for every valid value, of a shape that broadcasts to that of `x`: typically (C,) or
+            (M, C) for rows along the last dimension. The rest is treated as if it did not exist, whatever
+            its values (NaN included), and has rank 0 with zero gradient. The default softness remains that of
+            C; the strength k / C of `"l2"` takes the number of valid values for C.
 
     Returns:
         Tensor of the shape of `x`, between 1/2 and C + 1/2.
 
     Raises:
         InputError: Unknown method; softness or strength not positive; strength without `"l2"` or beside
-            softness.
+            softness; the mask is not bool, or does not broadcast.
 
     Example:
         >>> import torch
@@ -103,14 +122,16 @@ def soft_rank(
     """
     _check_options(method, softness, strength)
     with full_precision(x):
-        rows = as_float(x).movedim(dim, -1) if x.dim() else as_float(x).reshape(1)
+        valid = expand_mask(mask, x)
+        valid = None if valid is None else as_rows(valid, dim)
+        rows = as_rows(as_float(x), dim)
         if strength is not None:
-            rank = permutahedron_rank(rows, strength)
+            rank = permutahedron_rank(rows, strength, valid)
         else:
             classes = rows.shape[-1]
             chosen = default_softness(method, classes) if softness is None else softness
-            rank = _METHODS[method](standardize(rows), chosen)
-        return rank.movedim(-1, dim) if x.dim() else rank.reshape(())
+            rank = _METHODS[method](standardize(rows, mask=valid), chosen, valid)
+        return from_rows(rank, dim, x)
 
 
 def default_softness(method: RankMethod, num_classes: int) -> float:
@@ -142,10 +163,10 @@ def default_softness(method: RankMethod, num_classes: int) -> float:
     raise unknown_name("rank method", str(method), get_args(RankMethod))
 
 
-_METHODS: dict[str, Callable[[Tensor, float], Tensor]] = {
+_METHODS: dict[str, Callable[[Tensor, float, Tensor | None], Tensor]] = {
     "laplace": laplace_rank,
     "binned": binned_rank,
-    "l2": lambda z, softness: permutahedron_rank(z, softness / z.shape[-1]),
+    "l2": standardized_permutahedron_rank,
 }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 MOST_KNOTS = 65_536
 
 
-def binned_rank(z: Tensor, softness: float) -> Tensor:
+def binned_rank(z: Tensor, softness: float, mask: Tensor | None = None) -> Tensor:
     r"""Return the rank by a piecewise linear empirical distribution function of every row, in O(C + K).
 
     The values are squashed into (-1, 1) by softsign, $u = z / (1 + |z|)$, and each is shared linearly
@@ -24,18 +24,22 @@ def binned_rank(z: Tensor, softness: float) -> Tensor:
     Args:
         z: Standardised rows, (..., C), float32 or float64.
         softness: Distance of the knots, in the units of `z` near 0.
+        mask: Valid places, bool, of the same shape; None if all are.
 
     Returns:
-        Soft ranks, (..., C).
+        Soft ranks, (..., C), 0 in masked places.
     """
     knots = math.ceil(min(2 / softness, MOST_KNOTS - 1)) + 1
     place = (z / (1 + z.abs()) + 1) * ((knots - 1) / 2)
     left = place.detach().floor().long().clamp(0, knots - 2)
     right_share = place - left
     left_share = 1 - right_share
+    if mask is not None:
+        left_share, right_share = torch.where(mask, left_share, 0.0), torch.where(mask, right_share, 0.0)
 
     histogram = torch.zeros(*z.shape[:-1], knots, dtype=z.dtype, device=z.device)
     histogram = histogram.scatter_add(-1, left, left_share).scatter_add(-1, left + 1, right_share)
     # A knot counts half of its own values as below it, which keeps ranks symmetric and ties averaged.
     below = histogram.cumsum(-1) - histogram / 2
-    return 0.5 + left_share * below.gather(-1, left) + right_share * below.gather(-1, left + 1)
+    rank = 0.5 + left_share * below.gather(-1, left) + right_share * below.gather(-1, left + 1)
+    return rank if mask is None else torch.where(mask, rank, 0.0)

@@ -5,10 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cmkd.functional.masking import fill_masked, valid_count
 from cmkd.functional.precision import as_double
 
 
-def permutahedron_rank(x: Tensor, strength: float) -> Tensor:
+def standardized_permutahedron_rank(z: Tensor, softness: float, mask: Tensor | None = None) -> Tensor:
+    """Return `permutahedron_rank` of standardised rows, with softness over valid values as the strength."""
+    return permutahedron_rank(z, softness / valid_count(as_double(z), mask, -1).clamp(min=1), mask)
+
+
+def permutahedron_rank(x: Tensor, strength: float | Tensor, mask: Tensor | None = None) -> Tensor:
     r"""Return the Euclidean projection of $x / \varepsilon$ onto the permutahedron of $(C, \dots, 1)$.
 
     With $s$ the row $x / \varepsilon$ in descending order and $w = (C, \dots, 1)$, the projection is
@@ -21,20 +27,31 @@ def permutahedron_rank(x: Tensor, strength: float) -> Tensor:
 
     Args:
         x: Rows, (..., C), float32 or float64.
-        strength: Regularisation strength $\varepsilon$, in the units of `x`.
+        strength: Regularisation strength $\varepsilon$, in the units of `x`; a tensor if rows differ,
+            (..., 1).
+        mask: Valid places, bool, of the same shape; None if all are.
 
     Returns:
-        Soft ranks, (..., C).
+        Soft ranks, (..., C), 0 in masked places.
     """
     classes = x.shape[-1]
-    wide = as_double(x).reshape(-1, classes)
+    wide = fill_masked(as_double(x), mask, -1)
     # The rank does not feel an offset of the row, the rounding does.
-    wide = wide - wide.detach().amax(-1, keepdim=True)
-    ordered, order = (wide / strength).sort(dim=-1, descending=True)
-    weight = torch.arange(classes, 0, -1, dtype=wide.dtype, device=x.device).expand_as(ordered)
-    block = isotonic_blocks((ordered - weight).detach())
+    scaled = (wide - wide.detach().amax(-1, keepdim=True)) / strength
+    position = torch.arange(classes, dtype=wide.dtype, device=x.device)
+    count = valid_count(wide, mask, -1)
+    if mask is None:
+        ordered, order = scaled.sort(dim=-1, descending=True)
+    else:
+        # Masked values come last. Below everything else, they stay out of every block of valid ones.
+        ordered, order = torch.where(mask, scaled, -torch.inf).sort(dim=-1, descending=True)
+        ordered = torch.where(position < count, ordered, 0.0)
+    weight = (count - position).expand_as(ordered)
+    target = torch.where(position < count, (ordered - weight).detach(), -torch.inf)
+    block = isotonic_blocks(target.reshape(-1, classes)).reshape(x.shape)
     rank = ordered - _block_mean(ordered, block) + _block_mean(weight, block)
-    return torch.zeros_like(rank).scatter(-1, order, rank).reshape(x.shape).to(x.dtype)
+    rank = torch.zeros_like(rank).scatter(-1, order, rank).to(x.dtype)
+    return rank if mask is None else torch.where(mask, rank, 0.0)
 
 
 @torch.no_grad()

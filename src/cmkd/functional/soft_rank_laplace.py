@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cmkd.functional.masking import valid_count
 from cmkd.functional.precision import as_double
 
 # Below this softness float32 cannot hold z / softness and still tell a tie from a small gap.
 _SHARP = 0.01
 
 
-def laplace_rank(z: Tensor, softness: float) -> Tensor:
+def laplace_rank(z: Tensor, softness: float, mask: Tensor | None = None) -> Tensor:
     r"""Return $R_i = \tfrac12 + \sum_j F((z_i - z_j) / b)$ for every row, in O(C log C).
 
     With the row sorted, the sum over the pairs splits into what lies below and what lies above position
@@ -21,18 +22,25 @@ def laplace_rank(z: Tensor, softness: float) -> Tensor:
     Args:
         z: Standardised rows, (..., C), float32 or float64.
         softness: Width b of the kernel, in the units of `z`.
+        mask: Valid places, bool, of the same shape; None if all are.
 
     Returns:
-        Soft ranks, (..., C).
+        Soft ranks, (..., C), 0 in masked places.
     """
     wide = as_double(z) if softness < _SHARP else z
-    ordered, order = (wide / softness).sort(dim=-1)
+    scaled = wide / softness
+    if mask is not None:
+        # So far above the largest value that they weigh nothing there, exp(-1000) being 0.
+        top = scaled.detach().amax(-1, keepdim=True)
+        scaled = torch.where(mask, scaled, 2 * top + 1000)
+    ordered, order = scaled.sort(dim=-1)
     below = (ordered.logcumsumexp(-1) - ordered).exp()
     above = ((-ordered).flip(-1).logcumsumexp(-1).flip(-1) + ordered).exp()
     position = torch.arange(1, z.shape[-1] + 1, dtype=wide.dtype, device=z.device)
     rank = position + (above - below) / 2
     # exp(log i) is not quite i. Correlations standardise a row, so for a constant one that rounding would
     # be all there is to see.
-    constant = ordered[..., :1] == ordered[..., -1:]
-    rank = torch.where(constant, (z.shape[-1] + 1) / 2, rank)
-    return torch.zeros_like(rank).scatter(-1, order, rank).to(z.dtype)
+    constant = (z == 0).all(-1, keepdim=True)
+    rank = torch.where(constant, (valid_count(wide, mask, -1) + 1) / 2, rank)
+    rank = torch.zeros_like(rank).scatter(-1, order, rank).to(z.dtype)
+    return rank if mask is None else torch.where(mask, rank, 0.0)
