@@ -1,0 +1,166 @@
+"""Table and pictures of what `benchmarks/softness.py` measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from softness_measures import OPTIMIZERS, SHAPES, STEPS, shortfall, worst_bias
+
+from cmkd.report.palette import LIGHT, MATPLOTLIB_MARKERS
+from cmkd.report.picture import INK_SOFT, STYLE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Record = dict[str, Any]
+AXES = {
+    "binned": "distance of knots (std)",
+    "laplace": "width b of the kernel (std)",
+    "l2": "k (strength = k std / C)",
+}
+
+
+def defaults_table(result: dict[str, Any]) -> str:
+    """Return, per method and number of classes, the default beside what the rule picks, as Markdown.
+
+    The measures are those of the default, in the worse of the two shapes of logits.
+    """
+    from cmkd.functional import default_softness
+
+    last = max(STEPS)
+    head = ["Method", "C", "Default", "Rule"]
+    head += [f"{name}, {last}" for name in ("Adam", "SGD")]
+    head += ["Behind", "Bias", "No gradient", "Cosine, logits", "Cosine, softmax"]
+    lines = [head, ["---", *["--:"] * (len(head) - 1)]]
+    for picked in result["picked"]:
+        method, classes = picked["method"], picked["classes"]
+        records = of(result, method, classes)
+        default = default_softness(method, classes)
+        record = min(records, key=lambda each: abs(each["softness"] - default))
+        shapes = record["shapes"]
+        behind = max(shortfall(shapes, [each["shapes"] for each in records]), 0.0)
+        lines.append(
+            [
+                method,
+                str(classes),
+                f"{record['softness']:g}",
+                f"{picked['softness']:g}",
+                *(f"{_worst(record, f'{optimizer}_{last}', min):.4f}" for optimizer in OPTIMIZERS),
+                f"{behind:.4f}",
+                f"{worst_bias(shapes):.3f}",
+                f"{_worst(record, 'zero_share', max):.1%}",
+                f"{_worst(record, 'cosine_logits', max):.2f}",
+                f"{_worst(record, 'cosine_softmax', max):.2f}",
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def draw_measures(result: dict[str, Any], path: Path) -> None:
+    """Draw every measure over the softness, a column per method and a line per number of classes."""
+    measures: list[tuple[str, Callable[[Record], float], bool]] = [
+        *(
+            (f"1 - Spearman, {STEPS[-1]} steps of {name}", _missing(f"{optimizer}_{STEPS[-1]}"), True)
+            for optimizer, name in zip(OPTIMIZERS, ("Adam", "SGD"), strict=True)
+        ),
+        ("Bias at the optimum", lambda each: worst_bias(each["shapes"]), True),
+        ("Share without gradient", lambda each: _worst(each, "zero_share", max), False),
+        ("Cosine with Pearson of logits", lambda each: _worst(each, "cosine_logits", max), False),
+    ]
+    with _style():
+        figure = _figure(11, 13)
+        grid = figure.subplots(len(measures), len(AXES), sharey="row", sharex="col")
+        for row, (title, value, logarithmic) in zip(grid, measures, strict=True):
+            for axes, method in zip(row, AXES, strict=True):
+                _lines(axes, result, method, value)
+                axes.set_yscale("log" if logarithmic else "linear")
+                axes.set_title(f"{title}\n{method}" if axes in grid[0] else title)
+        for axes, label in zip(grid[-1], AXES.values(), strict=True):
+            axes.set_xlabel(label)
+        _finish(figure, grid[0][0], path)
+
+
+def draw_trap(result: dict[str, Any], path: Path) -> None:
+    """Draw how soft ranks turn into an affine function of the logits as the softness grows."""
+    with _style():
+        figure = _figure(11, 3.9)
+        row = figure.subplots(1, len(AXES), sharey=True)
+        for axes, method in zip(row, AXES, strict=True):
+            for index, classes in enumerate(_classes(result)):
+                points = [
+                    (each["width"], each["bend"])
+                    for each in result["bend"]
+                    if (each["method"], each["classes"]) == (method, classes)
+                ]
+                axes.plot(*zip(*points, strict=True), label=f"{classes} classes", **_look(index))
+            axes.set_xscale("log")
+            axes.set_title(method)
+            axes.set_xlabel("strength (std)" if method == "l2" else AXES[method])
+            axes.grid(visible=True)
+            if method == "l2":
+                axes.axvline(1, color=INK_SOFT, linestyle=":")
+                axes.annotate(
+                    "torchsort's\ndefault", (1, 1), (4, -2), textcoords="offset points", va="top", fontsize=8
+                )
+        row[0].set_ylabel("bend: 1 ranks, 0 a line in the logits")
+        _finish(figure, row[0], path)
+
+
+def of(result: dict[str, Any], method: str, classes: int) -> list[Record]:
+    """Return the records of one method and number of classes, by rising softness."""
+    return [each for each in result["records"] if (each["method"], each["classes"]) == (method, classes)]
+
+
+def _lines(axes: Axes, result: dict[str, Any], method: str, value: Callable[[Record], float]) -> None:
+    from cmkd.functional import RankMethod, default_softness
+
+    for index, classes in enumerate(_classes(result)):
+        records = of(result, method, classes)
+        softness = [each["softness"] for each in records]
+        values = [value(each) for each in records]
+        axes.plot(softness, values, label=f"{classes} classes", **_look(index))
+        kind: RankMethod = method  # type: ignore[assignment]
+        at = min(range(len(records)), key=lambda each: abs(softness[each] - default_softness(kind, classes)))
+        ring = {**_look(index), "markersize": 12, "markerfacecolor": "none", "linestyle": "none"}
+        axes.plot(softness[at], values[at], **ring)
+    axes.set_xscale("log")
+    axes.grid(visible=True)
+
+
+def _missing(key: str) -> Callable[[Record], float]:
+    # Not below what is still told from 1 in the plot.
+    return lambda record: max(1 - _worst(record, key, min), 1e-5)
+
+
+def _worst(record: Record, key: str, which: Callable[..., float]) -> float:
+    return which(record["shapes"][shape][key] for shape in SHAPES)
+
+
+def _classes(result: dict[str, Any]) -> list[int]:
+    return sorted({each["classes"] for each in result["records"]})
+
+
+def _look(index: int) -> dict[str, Any]:
+    return {"color": LIGHT[index], "marker": MATPLOTLIB_MARKERS[index], "markersize": 5, "linewidth": 1.7}
+
+
+def _style() -> Any:
+    import matplotlib
+
+    return matplotlib.rc_context(STYLE)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=100, facecolor="white", layout="constrained")
+
+
+def _finish(figure: Figure, legend_of: Axes, path: Path) -> None:
+    handles, labels = legend_of.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path.with_suffix(".png"), dpi=130, metadata={"Software": None})
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
