@@ -12,12 +12,17 @@ import torch
 from torch import Tensor
 
 from cmkd.functional import RankMethod, exact_rank, pearson, soft_rank, spearman, standardize
+from cmkd.functional.soft_rank_binned import binned_rank
+from cmkd.functional.soft_rank_l2 import permutahedron_rank
+from cmkd.functional.soft_rank_laplace import laplace_rank
 
+_RANK_OF_STANDARDIZED = {"binned": binned_rank, "laplace": laplace_rank, "l2": permutahedron_rank}
 SHAPES = ("normal", "heavy")
-STEPS = (25, 50, 100)
-OPTIMIZERS = ("adam", "sgd")
-LEARNING_RATES = (0.03, 0.1, 0.3, 1.0)
-# Of the largest in its row: with fewer than this a value does not move, it drifts by rounding.
+# Steps of training -> how far in Spearman correlation a softness may stay behind the best one.
+TOLERANCES = {25: 0.01, 50: 0.005, 100: 0.002}
+STEPS = tuple(TOLERANCES)
+LEARNING_RATES = {"adam": (0.03, 0.1, 0.3, 1.0, 3.0), "sgd": (0.01, 0.03, 0.1, 0.3, 1.0)}
+# Of the largest gradient: with less than this a value does not move, it drifts by rounding.
 NO_GRADIENT = 1e-5
 
 
@@ -56,10 +61,10 @@ def measure(
         at_start = gradient(students[shape], exact_rank(teachers[shape]), method, softness)
         result[shape] = {
             **_bias(teachers[shape], at_start, method, softness),
-            "zero_share": _without_gradient(at_start),
+            "zero_share": _without_gradient(students[shape], teachers[shape], method, softness),
             **_likeness_to_pearson(teachers[shape], students[shape], method, softness),
         }
-    for optimizer in OPTIMIZERS:
+    for optimizer in LEARNING_RATES:
         for shape, reached in _train(students, teachers, method, softness, optimizer).items():
             result[shape].update(reached)
     return result
@@ -136,10 +141,11 @@ def _train(
     square gradient of 1 at the start, so that the rates mean the same for both and for every softness.
     """
     shapes = list(students)
+    rates = LEARNING_RATES[optimizer]
     start = torch.cat([students[shape] for shape in shapes])
-    rank = exact_rank(torch.cat([teachers[shape] for shape in shapes])).repeat(len(LEARNING_RATES), 1)
-    copies = [start.clone().requires_grad_() for _ in LEARNING_RATES]
-    groups = [{"params": [copy], "lr": rate} for copy, rate in zip(copies, LEARNING_RATES, strict=True)]
+    rank = exact_rank(torch.cat([teachers[shape] for shape in shapes])).repeat(len(rates), 1)
+    copies = [start.clone().requires_grad_() for _ in rates]
+    groups = [{"params": [copy], "lr": rate} for copy, rate in zip(copies, rates, strict=True)]
     if optimizer == "adam":
         stepper: torch.optim.Optimizer = torch.optim.Adam(groups)
         scale: Tensor | float = 1.0
@@ -160,21 +166,39 @@ def _train(
             for shape, per_rate in zip(shapes, table.unbind(1), strict=True):
                 best = int(per_rate.argmax())
                 result[shape][f"{optimizer}_{step}"] = per_rate[best].item()
-                result[shape][f"{optimizer}_{step}_rate"] = LEARNING_RATES[best]
+                result[shape][f"{optimizer}_{step}_rate"] = rates[best]
     return result
 
 
-def _without_gradient(gradients: Tensor) -> float:
-    size = gradients.abs()
-    return (size < NO_GRADIENT * size.amax(1, keepdim=True)).float().mean().item()
+def _without_gradient(student: Tensor, teacher: Tensor, method: RankMethod, softness: float) -> float:
+    """Return the share of values that their neighbours in the row do not move.
+
+    Taken before the standardisation, which passes a little of every gradient on to all values of the row.
+    """
+    z = student.detach().requires_grad_()
+    width = softness / z.shape[1] if method == "l2" else softness
+    loss = 1 - pearson(_RANK_OF_STANDARDIZED[method](z, width), exact_rank(teacher))
+    size = torch.autograd.grad(loss.sum(), z)[0].abs()
+    return (size < NO_GRADIENT * size.max()).float().mean().item()
 
 
 def shortfall(
     of_softness: dict[str, dict[str, float]], others: Sequence[dict[str, dict[str, float]]]
 ) -> float:
-    """Return how far a softness stays behind the best one in Spearman after all steps, in its worst case."""
-    cases = [(shape, f"{optimizer}_{max(STEPS)}") for shape in SHAPES for optimizer in OPTIMIZERS]
-    return max(max(each[shape][key] for each in others) - of_softness[shape][key] for shape, key in cases)
+    """Return how far a softness stays behind the best one in Spearman, in tolerances, in its worst case.
+
+    The cases are all shapes, optimisers and numbers of steps: up to 1 it counts as no slower than the best.
+    """
+    cases = [
+        (shape, f"{optimizer}_{step}", tolerance)
+        for shape in SHAPES
+        for optimizer in LEARNING_RATES
+        for step, tolerance in TOLERANCES.items()
+    ]
+    return max(
+        (max(each[shape][key] for each in others) - of_softness[shape][key]) / tolerance
+        for shape, key, tolerance in cases
+    )
 
 
 def worst_bias(of_softness: dict[str, dict[str, float]]) -> float:
