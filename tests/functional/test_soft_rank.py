@@ -11,6 +11,7 @@ from sklearn.isotonic import IsotonicRegression
 from cmkd.errors import InputError
 from cmkd.functional import default_softness, exact_rank, soft_rank
 from cmkd.functional.soft_rank_l2 import isotonic_blocks
+from cmkd.functional.soft_rank_laplace import laplace_rank
 
 METHODS = ["laplace", "binned", "l2"]
 methods = pytest.mark.parametrize("method", METHODS)
@@ -67,6 +68,35 @@ def test_laplace_gradient_equals_that_of_its_definition():
     expected = torch.autograd.functional.jacobian(by_pairs, x + 1e-9 * torch.arange(12))
     actual = torch.autograd.functional.jacobian(lambda v: soft_rank(v, softness=0.3)[0] @ weight, x)
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [1, 2, 33, 400])
+@pytest.mark.parametrize("softness", [1e-6, 1e-3, 0.1, 10.0])
+def test_laplace_gradient_equals_the_sum_over_pairs(softness, classes, dtype):
+    z = normal(2, classes, seed=6).to(dtype).sort(stable=True)[0].flip(-1).repeat_interleave(2, 0)[:3]
+    z[1, : classes // 2] = z[1, 0]  # ties, and many of them
+    slope = normal(3, classes, seed=7).to(dtype) + 100
+    z.requires_grad_()
+    (actual,) = torch.autograd.grad(laplace_rank(z, softness), z, slope)
+    exact = z.detach().double()
+    kernel = torch.exp(-(exact[:, :, None] - exact[:, None, :]).abs() / softness)
+    terms = kernel * (slope[:, :, None] - slope[:, None, :]).double()
+    scale = (terms.abs().sum(-1) + 1) / softness
+    assert ((actual - terms.sum(-1) / (2 * softness)).abs() / scale).max() < 100 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("softness", [1e-300, 1e-30, 1e-6, 0.1, 1e30, 1e300])
+def test_laplace_gives_equal_values_equal_ranks_and_slopes_at_any_softness(softness):
+    x = torch.randint(-9, 9, (4, 300), generator=torch.Generator().manual_seed(8)).float().requires_grad_()
+    rank = soft_rank(x, softness=softness)
+    (slope,) = torch.autograd.grad((rank / 300).square().sum(), x)
+    for values in (rank.detach(), slope):
+        assert values.isfinite().all()
+        spread = (values[:, :, None] - values[:, None, :]).abs() * (x[:, :, None] == x[:, None, :])
+        assert spread.max() <= 1e-5 * values.abs().max()
+    if softness < 0.01:
+        torch.testing.assert_close(rank, exact_rank(x))
 
 
 @pytest.mark.parametrize(("softness", "knots"), [(0.25, 9), (0.0625, 33)])

@@ -42,8 +42,8 @@ def laplace_rank(z: Tensor, softness: float, mask: Tensor | None = None) -> Tens
 class _OrderedRank(torch.autograd.Function):
     """The rank of rows in ascending order.
 
-    Its derivative is the symmetric matrix $(\\mathrm{diag}(K 1) - K) / 2b$, $K$ the kernel between all pairs.
-    The product with it is built from differentiable operations on the input, hence double backward.
+    Its derivative is the symmetric matrix (diag(K 1) - K) / 2b, K the kernel between all pairs. The product
+    with it is made of differentiable operations on the input, so that it can be differentiated again.
     """
 
     generate_vmap_rule = True
@@ -63,12 +63,15 @@ class _OrderedRank(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
         (ordered,) = ctx.saved_tensors
-        # The ranks have a fixed sum, so a constant in their slope changes nothing but the rounding.
-        slope = slope - slope.mean(-1, keepdim=True)
-        pair = torch.stack((torch.ones_like(slope), slope))
-        below, above = _decayed_sums(pair, pair, _decay(ordered, ctx.width))
-        weight, weighted = (below + above).unbind()
-        return (slope * weight - weighted) * (0.5 / ctx.width), None
+        decay, one = _decay(ordered, ctx.width), torch.ones_like(ordered)
+        below, above = _decayed_sums(one, one, decay)
+        # The sums of K_ij (g_j - g_i) over j <= i and over j >= i, for the slope g. As differences, since the
+        # rounding of sums of g would be divided by the width: ties of equal slope have to give zero.
+        change = decay[..., 1:] * (slope[..., 1:] - slope[..., :-1])
+        below, above = _decayed_sums(
+            pad(-change * below[..., :-1], (1, 0)), pad(change * above[..., 1:], (0, 1)), decay
+        )
+        return (below + above) * (-0.5 / ctx.width), None
 
 
 def _decay(ordered: Tensor, width: float) -> Tensor:
