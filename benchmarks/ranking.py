@@ -7,7 +7,8 @@
 Forward and backward with respect to the student's logits, the teacher's ranking included. Every round
 measures each contestant once, in an order that rotates from round to round, so that whatever else the
 machine does hits all alike; ratios are taken within the run. Writes `<name>.json` (every single time),
-`<name>.png`, `<name>.svg`, and `README.md` with the tables of all JSON files in the folder.
+`<name>.png`, `<name>.svg`, and `README.md` with the tables of all JSON files in the folder; the tables of
+`cpu.json` go into `docs/ranking.md` too.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import ranking_document
 import torch
 from ranking_contestants import Contestant, contestants
 from ranking_machine import describe_machine
 from ranking_memory import measure_apart
 from ranking_picture import draw
-from ranking_tables import write_readme
+from ranking_tables import readme
 from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +73,10 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{options.name}.json").write_text(_as_json(result), encoding="utf-8")
     draw(result, options.out / options.name)
-    print(f"wrote {write_readme(options.out)}")
+    (options.out / "README.md").write_text(readme(options.out), encoding="utf-8")
+    print(f"wrote {options.out}")
+    if options.out == ranking_document.RESULTS:
+        ranking_document.main()
 
 
 def measure(

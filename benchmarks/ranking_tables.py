@@ -80,8 +80,8 @@ def memory_table(result: Result) -> str:
     return _by_contestant(result, sizes, lambda size, key: _number(size["memory"].get(key), "x"))
 
 
-def write_readme(folder: Path) -> Path:
-    """Write `README.md` with the tables of all results in a folder, and return its path."""
+def readme(folder: Path) -> str:
+    """Return the text of `README.md`: the tables of all results in a folder."""
     text = [
         "# Cost of the ranking losses",
         "",
@@ -104,9 +104,7 @@ def write_readme(folder: Path) -> Path:
         if any(size["memory"] for size in result["sizes"]):
             text += ["", "Peak extra memory, the gradient included, in multiples of one set of logits:", ""]
             text += [memory_table(result)]
-    target = folder / "README.md"
-    target.write_text("\n".join(text) + "\n", encoding="utf-8")
-    return target
+    return "\n".join(text) + "\n"
 
 
 def _by_contestant(result: Result, sizes: Sequence[Size], cell: Callable[[Size, str], str]) -> str:

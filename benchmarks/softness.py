@@ -5,8 +5,8 @@
 
 For every rank method, number of classes and softness: the bias at the optimum, the exact Spearman
 correlation reached on free logits, the share of entries without gradient, and the likeness of the gradient
-to that of a Pearson loss; `softness_measures.py` defines them. Writes `softness.json`, `softness.md`, and
-the pictures `softness.png` and `trap.png` (and `.svg`).
+to that of a Pearson loss; `softness_measures.py` defines them. Writes `softness.json`, the pictures
+`softness.png` and `trap.png` (and `.svg`), and the table in `docs/ranking.md`.
 
 The rule that picks a default: of the softnesses whose Spearman correlation is within 0.01 (after 25 steps),
 0.005 (50) and 0.002 (100) of the best softness of the same method, for both shapes of logits and both
@@ -26,9 +26,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import ranking_document
 import torch
 from ranking_machine import describe_machine
-from softness_measures import LEARNING_RATES, TOLERANCES, bend, draw, measure, shortfall, worst_bias
+from softness_measures import (
+    LEARNING_RATES,
+    TOLERANCES,
+    bend,
+    draw,
+    likeness_when_pooled,
+    measure,
+    shortfall,
+    worst_bias,
+)
 from softness_report import defaults_table, draw_measures, draw_trap
 
 from cmkd.functional import RankMethod, default_softness
@@ -56,9 +66,7 @@ def main() -> None:
             of_method = [
                 {"method": method, "classes": classes, "softness": softness, "shapes": shapes}
                 for softness in sorted({*grid[:: 3 if options.quick else 1], default})
-                for shapes in [
-                    measure(method, softness, classes, rows=ROWS.get(classes, 8), seed=options.seed)
-                ]
+                for shapes in [measure(method, softness, classes, rows=_rows(classes), seed=options.seed)]
             ]
             records += of_method
             picked = pick(of_method)
@@ -72,7 +80,7 @@ def main() -> None:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": describe_machine(),
         "seed": options.seed,
-        "rows": {str(classes): ROWS.get(classes, 8) for classes in options.classes},
+        "rows": {str(classes): _rows(classes) for classes in options.classes},
         "tolerances": {str(step): tolerance for step, tolerance in TOLERANCES.items()},
         "learning_rates": LEARNING_RATES,
         "records": [_rounded(record) for record in records],
@@ -82,16 +90,21 @@ def main() -> None:
             for classes in options.classes
         ],
         "bend": _bends(options),
+        "trap": [
+            {"strength": strength, "classes": classes, "cosine": round(cosine, 3)}
+            for classes in options.classes
+            for strength in (1.0, 0.3, 0.1, 0.03, "3 / C")
+            for width in [3 / classes if isinstance(strength, str) else strength]
+            for cosine in [likeness_when_pooled(width, classes, rows=_rows(classes), seed=options.seed)]
+        ],
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    write = {
-        "softness.json": json.dumps(result, indent=1) + "\n",
-        "softness.md": defaults_table(result) + "\n",
-    }
-    for name, text in write.items():
-        (options.out / name).write_text(text, encoding="utf-8")
+    text = json.dumps(result, indent=1) + "\n"
+    (options.out / "softness.json").write_text(text, encoding="utf-8")
     draw_measures(result, options.out / "softness")
     draw_trap(result, options.out / "trap")
+    if options.out == ranking_document.RESULTS:
+        ranking_document.main()
     print(defaults_table(result))
 
 
@@ -104,6 +117,10 @@ def pick(records: list[dict[str, Any]]) -> float:
     return min(records, key=lambda record: shortfall(record["shapes"], shapes))["softness"]
 
 
+def _rows(classes: int) -> int:
+    return ROWS.get(classes, 8)
+
+
 def _of(records: list[dict[str, Any]], method: str, classes: int) -> list[dict[str, Any]]:
     return [each for each in records if (each["method"], each["classes"]) == (method, classes)]
 
@@ -112,7 +129,7 @@ def _bends(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure where soft ranks turn into an affine function of the logits, over a wide range of softness."""
     result = []
     for classes in options.classes:
-        rows = max(2, ROWS.get(classes, 8) // 4)
+        rows = max(2, _rows(classes) // 4)
         logits = draw("normal", rows, classes, torch.Generator().manual_seed(options.seed))
         for method in GRIDS:
             # As the strength on standardised logits, the number that users of torchsort know.

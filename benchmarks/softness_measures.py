@@ -87,6 +87,21 @@ def bend(method: RankMethod, softness: float, logits: Tensor) -> float:
     return ((1 - pearson(soft, logits).mean()) / straight).item()
 
 
+def likeness_when_pooled(strength: float, classes: int, *, rows: int, seed: int) -> float:
+    """Return the mean cosine of the l2 loss's gradient with that of r(student's logits, teacher's ranks).
+
+    1 where the projection has pooled whole rows. The student is the teacher plus as much noise; both normal.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    teacher = draw("normal", rows, classes, generator)
+    student = standardize(teacher + draw("normal", rows, classes, generator))
+    rank = exact_rank(teacher)
+    ours = gradient(student, rank, "l2", strength * classes)
+    leaf = student.detach().requires_grad_()
+    theirs = torch.autograd.grad((1 - pearson(leaf, rank)).sum(), leaf)[0]
+    return torch.cosine_similarity(ours, theirs, dim=1).mean().item()
+
+
 def _bias(teacher: Tensor, at_start: Tensor, method: RankMethod, softness: float) -> dict[str, float]:
     """Compare the gradient of students without fault, which should have none, to that at the start.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,13 @@ def defaults_table(result: dict[str, Any]) -> str:
         method, classes = picked["method"], picked["classes"]
         records = of(result, method, classes)
         default = default_softness(method, classes)
-        record = min(records, key=lambda each: abs(each["softness"] - default))
+        record = next(
+            (each for each in records if math.isclose(each["softness"], default, rel_tol=1e-3)), None
+        )
+        if record is None:
+            raise LookupError(
+                f"the default {default} of {method} at C = {classes} is not measured: run softness.py"
+            )
         shapes = record["shapes"]
         behind = max(shortfall(shapes, [each["shapes"] for each in records]), 0.0)
         lines.append(
@@ -59,6 +66,17 @@ def defaults_table(result: dict[str, Any]) -> str:
                 f"{_worst(record, 'cosine_softmax', max):.2f}",
             ]
         )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def trap_table(result: dict[str, Any]) -> str:
+    """Return the cosines of `likeness_when_pooled`, strength by number of classes, as Markdown."""
+    found = {(each["strength"], each["classes"]): each["cosine"] for each in result["trap"]}
+    strengths, classes = ([*dict.fromkeys(each)] for each in zip(*found, strict=True))
+    lines = [["Strength", *(f"C = {each}" for each in classes)], ["---", *["--:"] * len(classes)]]
+    for strength in strengths:
+        name = "1 (torchsort's default)" if strength == 1 else str(strength)
+        lines.append([name, *(f"{found[strength, each]:.3f}" for each in classes)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
