@@ -8,6 +8,7 @@ from cmkd.functional.correlation import pearson, spearman
 from cmkd.functional.divergence import entropy, kl_divergence, log_probabilities
 from cmkd.functional.normalization import standardize
 from cmkd.functional.rank import RankMethod, default_softness, exact_rank, soft_rank
+from cmkd.functional.ranking import spearman_loss
 
 __all__ = [
     "RankMethod",
@@ -19,5 +20,6 @@ __all__ = [
     "pearson",
     "soft_rank",
     "spearman",
+    "spearman_loss",
     "standardize",
 ]

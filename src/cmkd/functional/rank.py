@@ -11,12 +11,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cmkd.errors import InputError, unknown_name
+from cmkd.functional.compiled_rank import compiled_exact_rank, compiled_soft_rank
 from cmkd.functional.masking import as_rows, expand_mask, fill_masked, from_rows, valid_count
 from cmkd.functional.normalization import standardize
 from cmkd.functional.precision import as_float, float_dtype, full_precision
-from cmkd.functional.soft_rank_binned import binned_rank
+from cmkd.functional.soft_rank_binned import binned_rank, number_of_knots
 from cmkd.functional.soft_rank_l2 import permutahedron_rank, standardized_permutahedron_rank
 from cmkd.functional.soft_rank_laplace import laplace_rank
+from cmkd.functional.tracing import is_traced
+from cmkd.kernels import native
+from cmkd.kernels.native import RankOptions
 
 RankMethod = Literal["laplace", "l2", "binned"]
 
@@ -47,6 +51,8 @@ def exact_rank(x: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tenso
         >>> exact_rank(torch.tensor([0.3, -1.0, 0.3, 2.0]))
         tensor([2.5000, 1.0000, 2.5000, 4.0000])
     """
+    if not is_traced() and native.usable(x, mask):
+        return compiled_exact_rank(x, dim, expand_mask(mask, x))
     # bfloat16 and float16 embed in float32 exactly; integers stay integers, which keeps every tie.
     values = as_float(x) if x.is_floating_point() or x.dtype == torch.bool else x
     valid = expand_mask(mask, values)
@@ -120,18 +126,28 @@ def soft_rank(
         >>> soft_rank(x, method="l2", strength=2.0)
         tensor([1.5000, 2.0000, 2.5000, 4.0000])
     """
-    _check_options(method, softness, strength)
-    with full_precision(x):
-        valid = expand_mask(mask, x)
-        valid = None if valid is None else as_rows(valid, dim)
-        rows = as_rows(as_float(x), dim)
-        if strength is not None:
-            rank = permutahedron_rank(rows, strength, valid)
-        else:
-            classes = rows.shape[-1]
-            chosen = default_softness(method, classes) if softness is None else softness
-            rank = _METHODS[method](standardize(rows, mask=valid), chosen, valid)
-        return from_rows(rank, dim, x)
+    check_rank_options(method, softness, strength)
+    valid = expand_mask(mask, x)
+    if softness is None and strength is None:
+        softness = default_softness(method, x.shape[dim] if x.dim() else 1)
+
+    def define(x: Tensor) -> Tensor:
+        with full_precision(x):
+            rows = as_rows(as_float(x), dim)
+            flags = None if valid is None else as_rows(valid, dim)
+            if strength is not None:
+                rank = permutahedron_rank(rows, strength, flags)
+            else:
+                assert softness is not None
+                rank = _METHODS[method](standardize(rows, mask=flags), softness, flags)
+            return from_rows(rank, dim, x)
+
+    if is_traced() or not native.usable(x, mask):
+        return define(x)
+    if strength is not None:
+        return compiled_soft_rank(x, dim, RankOptions(method, strength, raw=True), valid, define)
+    assert softness is not None
+    return compiled_soft_rank(x, dim, RankOptions(method, softness, number_of_knots(softness)), valid, define)
 
 
 def default_softness(method: RankMethod, num_classes: int) -> float:
@@ -170,7 +186,8 @@ _METHODS: dict[str, Callable[[Tensor, float, Tensor | None], Tensor]] = {
 }
 
 
-def _check_options(method: str, softness: float | None, strength: float | None) -> None:
+def check_rank_options(method: str, softness: float | None, strength: float | None = None) -> None:
+    """Raise `InputError` unless `soft_rank` takes these options."""
     if method not in _METHODS:
         raise unknown_name("rank method", str(method), _METHODS)
     for name, value in (("softness", softness), ("strength", strength)):

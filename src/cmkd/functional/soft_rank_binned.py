@@ -29,7 +29,7 @@ def binned_rank(z: Tensor, softness: float, mask: Tensor | None = None) -> Tenso
     Returns:
         Soft ranks, (..., C), 0 in masked places.
     """
-    knots = math.ceil(min(2 / softness, MOST_KNOTS - 1)) + 1
+    knots = number_of_knots(softness)
     place = (z / (1 + z.abs()) + 1) * ((knots - 1) / 2)
     left = place.detach().floor().long().clamp(0, knots - 2)
     right_share = place - left
@@ -43,3 +43,8 @@ def binned_rank(z: Tensor, softness: float, mask: Tensor | None = None) -> Tenso
     below = histogram.cumsum(-1) - histogram / 2
     rank = 0.5 + left_share * below.gather(-1, left) + right_share * below.gather(-1, left + 1)
     return rank if mask is None else torch.where(mask, rank, 0.0)
+
+
+def number_of_knots(softness: float) -> int:
+    """Return how many knots, uniform over (-1, 1), are `softness` apart."""
+    return math.ceil(min(2 / softness, MOST_KNOTS - 1)) + 1

@@ -15,7 +15,8 @@ A loss is the distillation term alone; `loss.task_weight` is the weight its pape
 cross-entropy beside it (1 for all but KD).
 """
 
-from cmkd.losses.base import DistillationLoss, Reduction
+from cmkd.functional.logits import Reduction
+from cmkd.losses.base import DistillationLoss
 from cmkd.losses.ce import CELoss
 from cmkd.losses.cmkd import CMKDLoss, cmkd_loss
 from cmkd.losses.cmkd_options import CMKDParts

@@ -5,15 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from cmkd.errors import InputError, unknown_name
-from cmkd.functional.precision import float_dtype
-
-Reduction = Literal["mean", "sum", "none"]
+from cmkd.functional import logits as on_logits
+from cmkd.functional.logits import Reduction, as_rows, check_logits, common_dtype
 
 
 class Rows(NamedTuple):
@@ -76,9 +75,6 @@ class DistillationLoss(nn.Module):
 def flatten(student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None) -> Rows:
     """Check the input of a loss and bring it to one row per sample and position.
 
-    Values (NaN, infinity, range of the target) are checked on CPU tensors only and never under
-    `torch.compile`, because looking at them would stall an accelerator; there NaN comes out as NaN.
-
     Args:
         student_logits: (N, C) or (N, C, *), floating.
         teacher_logits: Of the same shape. Detached here.
@@ -88,36 +84,21 @@ def flatten(student_logits: Tensor, teacher_logits: Tensor, target: Tensor | Non
         The rows, in float32, or in float64 if either input is.
 
     Raises:
-        InputError: Anything that does not fit the above; the message names the value and the remedy.
+        InputError: Input that does not fit; see `cmkd.functional.logits.check_logits`.
     """
-    _check_logits("student", student_logits)
-    _check_logits("teacher", teacher_logits)
-    _check_match(student_logits, teacher_logits)
-    shape = torch.Size((student_logits.shape[0], *student_logits.shape[2:]))
-    if target is not None:
-        _check_target(target, shape, student_logits)
-    if student_logits.device.type == "cpu" and not torch.compiler.is_compiling():
-        _check_values("student", student_logits)
-        _check_values("teacher", teacher_logits)
-        if target is not None:
-            _check_target_range(target, student_logits.shape[1])
-
-    dtype = torch.promote_types(float_dtype(student_logits), float_dtype(teacher_logits))
+    check_logits(student_logits, teacher_logits, target)
+    dtype = common_dtype(student_logits, teacher_logits)
     return Rows(
-        student=_rows(student_logits.to(dtype)),
-        teacher=_rows(teacher_logits.detach().to(dtype)),
+        student=as_rows(student_logits.to(dtype)),
+        teacher=as_rows(teacher_logits.detach().to(dtype)),
         target=None if target is None else target.reshape(-1),
-        shape=shape,
+        shape=torch.Size((student_logits.shape[0], *student_logits.shape[2:])),
     )
 
 
 def reduce(values: Tensor, shape: torch.Size, reduction: Reduction) -> Tensor:
     """Reduce one value per row: (M,) to a scalar, or to (N, *) for `"none"`."""
-    if reduction == "mean":
-        return values.mean()
-    if reduction == "sum":
-        return values.sum()
-    return values.reshape(shape)
+    return on_logits.reduce(values.reshape(shape), reduction)
 
 
 def check_choice(name: str, value: object, known: Iterable[str]) -> None:
@@ -134,87 +115,3 @@ def check_number(name: str, value: float, *, positive: bool = False, at_most: fl
         bounds = "positive" if positive else "at least 0"
         bounds += "" if at_most == math.inf else f" and at most {at_most:g}"
         raise InputError(f"{name} is {value}: it has to be a finite number, {bounds}.")
-
-
-def _rows(logits: Tensor) -> Tensor:
-    return logits if logits.dim() == 2 else logits.movedim(1, -1).reshape(-1, logits.shape[1])
-
-
-def _check_logits(who: str, logits: object) -> None:
-    if not isinstance(logits, Tensor):
-        raise InputError(
-            f"{who} logits are a {type(logits).__name__}, not a tensor: pass the tensor of logits itself"
-            " (models of some libraries return it as `output.logits`)."
-        )
-    if not logits.is_floating_point():
-        raise InputError(
-            f"{who} logits have dtype {logits.dtype}: pass floating-point scores, before any argmax."
-        )
-    shape = tuple(logits.shape)
-    if logits.dim() < 2:
-        raise InputError(
-            f"{who} logits have shape {shape}: expected (N, C) or (N, C, *); add a batch dimension."
-        )
-    if shape[1] < 2:
-        raise InputError(
-            f"{who} logits have shape {shape}, so {shape[1]} class(es): distillation compares classes and"
-            " needs two or more; give a binary classifier two logits."
-        )
-    if logits.numel() == 0:
-        raise InputError(f"{who} logits have shape {shape}, which is empty: skip this batch.")
-
-
-def _check_match(student: Tensor, teacher: Tensor) -> None:
-    shapes = f"teacher logits {tuple(teacher.shape)}, student logits {tuple(student.shape)}"
-    if student.shape[1] != teacher.shape[1]:
-        raise InputError(
-            f"teacher has {teacher.shape[1]} classes, student {student.shape[1]} ({shapes}): both have to"
-            " score the same classes in the same order; take a teacher trained on these classes, or select"
-            " its columns."
-        )
-    if student.shape != teacher.shape:
-        raise InputError(
-            f"shapes differ: {shapes}; give both networks the same batch and bring their outputs to the same"
-            " resolution."
-        )
-    if student.device != teacher.device:
-        raise InputError(
-            f"teacher logits are on {teacher.device}, student logits on {student.device}: move one of them,"
-            " for example with `teacher_logits.to(student_logits.device)`."
-        )
-
-
-def _check_target(target: object, shape: torch.Size, logits: Tensor) -> None:
-    if not isinstance(target, Tensor) or target.dtype != torch.int64:
-        given = f"dtype {target.dtype}" if isinstance(target, Tensor) else f"type {type(target).__name__}"
-        raise InputError(
-            f"target has {given}: expected class indices, a tensor of torch.int64; convert with `.long()`, or"
-            " pass None where the targets are mixed or one-hot."
-        )
-    if target.shape != shape:
-        raise InputError(
-            f"target has shape {tuple(target.shape)}: logits of shape {tuple(logits.shape)} need class"
-            f" indices of shape {tuple(shape)}."
-        )
-    if target.device != logits.device:
-        raise InputError(f"target is on {target.device}, logits on {logits.device}: move one of them.")
-
-
-def _check_values(who: str, logits: Tensor) -> None:
-    # One read: a sum is finite unless something in it is not, or, rarely, it overflows; then look closely.
-    if math.isfinite(float(logits.detach().sum(dtype=torch.float32))) or bool(logits.isfinite().all()):
-        return
-    bad = int((~logits.isfinite()).sum())
-    raise InputError(
-        f"{who} logits hold NaN or infinity in {bad} of {logits.numel()} places: lower the learning rate,"
-        " check the weights and the input, and leave masked classes out instead of giving them -inf."
-    )
-
-
-def _check_target_range(target: Tensor, classes: int) -> None:
-    low, high = (int(bound) for bound in target.aminmax())
-    if low < 0 or high >= classes:
-        raise InputError(
-            f"target {low if low < 0 else high} is outside the {classes} classes (0 to {classes - 1}): check"
-            " that the labels belong to these logits, and leave out positions that carry an ignore index."
-        )

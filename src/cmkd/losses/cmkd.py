@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal, cast, overload
 from torch import Tensor
 
 from cmkd.functional import RankMethod
-from cmkd.losses.base import DistillationLoss, Reduction
+from cmkd.functional.logits import Reduction
+from cmkd.losses.base import DistillationLoss
 from cmkd.losses.cmkd_options import (
     CMKDOptions,
     CMKDParts,
@@ -30,6 +31,7 @@ def cmkd_loss(
     teacher_logits: Tensor,
     target: Tensor | None = ...,
     *,
+    mask: Tensor | None = ...,
     parts: Literal[False] = ...,
     **options: Unpack[CMKDOptions],
 ) -> Tensor: ...
@@ -41,6 +43,7 @@ def cmkd_loss(
     teacher_logits: Tensor,
     target: Tensor | None = ...,
     *,
+    mask: Tensor | None = ...,
     parts: Literal[True],
     **options: Unpack[CMKDOptions],
 ) -> CMKDParts: ...
@@ -65,6 +68,7 @@ def cmkd_loss(
     spearman_weight: float = 1.0,
     intra_weight: float = 0.0,
     reduction: Reduction = "mean",
+    mask: Tensor | None = None,
     parts: bool = False,
 ) -> Tensor | CMKDParts:
     r"""Our reconstruction of CMKD: per sample, $\alpha \, [(1 - w_i) P_i + w_i S_i]$.
@@ -77,7 +81,9 @@ def cmkd_loss(
 
     The distillation term alone, without cross-entropy. Defined for all finite logits: a constant row
     correlates 0 with anything, with zero gradient. With two classes every correlation is +1 or -1, with zero
-    gradient: use `kd_loss`. A class masked with -1e4 squeezes all others into a tie: leave its column out.
+    gradient: use `kd_loss`. A class that is set to -1e4 squeezes all others into a tie: leave it out with
+    `mask`. NaN and infinity raise an error on CPU; elsewhere, where looking for them would stall the device,
+    their row counts as constant.
 
     Args:
         student_logits: (N, C) or (N, C, *); positions count as samples.
@@ -97,6 +103,9 @@ def cmkd_loss(
         spearman_weight: Factor of S.
         intra_weight: Factor of the intra-class term.
         reduction: `"mean"` or `"sum"` over samples and positions, or `"none"`.
+        mask: bool, True for every valid class: (C,), (N, C) or the shape of the logits. The loss is that of
+            the valid columns alone; what stands in the others, be it NaN, has no effect. The default softness
+            is that of all C classes.
         parts: Return `CMKDParts` in place of the loss alone.
 
     Returns:
@@ -104,7 +113,8 @@ def cmkd_loss(
         a `CMKDParts`.
 
     Raises:
-        InputError: Input or option out of its domain; see `cmkd.losses.base.flatten`.
+        InputError: Input or option out of its domain; see
+            `cmkd.functional.logits.check_logits`.
 
     Warns:
         UserWarning: Once per rank method and number of classes (the module: once), if the soft ranks have
@@ -136,7 +146,7 @@ def cmkd_loss(
         "intra_weight": intra_weight,
         "reduction": reduction,
     }
-    result = weigh_terms(student_logits, teacher_logits, target, options)
+    result = weigh_terms(student_logits, teacher_logits, target, options, mask=mask)
     return result if parts else result.loss
 
 
@@ -228,6 +238,7 @@ class CMKDLoss(DistillationLoss):
         teacher_logits: Tensor,
         target: Tensor | None = ...,
         *,
+        mask: Tensor | None = ...,
         parts: Literal[False] = ...,
     ) -> Tensor: ...
 
@@ -238,6 +249,7 @@ class CMKDLoss(DistillationLoss):
         teacher_logits: Tensor,
         target: Tensor | None = ...,
         *,
+        mask: Tensor | None = ...,
         parts: Literal[True],
     ) -> CMKDParts: ...
 
@@ -247,10 +259,12 @@ class CMKDLoss(DistillationLoss):
         teacher_logits: Tensor,
         target: Tensor | None = None,
         *,
+        mask: Tensor | None = None,
         parts: bool = False,
     ) -> Tensor | CMKDParts:
-        """Return the loss, or with `parts` its parts; shapes and errors as in `cmkd_loss`."""
-        result = weigh_terms(student_logits, teacher_logits, target, self._cmkd_options(), watch=self.watch)
+        """Return the loss, or with `parts` its parts; shapes, mask and errors as in `cmkd_loss`."""
+        options = self._cmkd_options()
+        result = weigh_terms(student_logits, teacher_logits, target, options, mask=mask, watch=self.watch)
         return result if parts else result.loss
 
     def _cmkd_options(self) -> CMKDOptions:

@@ -7,8 +7,9 @@ from typing import Literal, NamedTuple, TypedDict, get_args
 from torch import Tensor
 
 from cmkd.errors import InputError
+from cmkd.functional.logits import Reduction
 from cmkd.functional.rank import RankMethod
-from cmkd.losses.base import Reduction, check_choice, check_number
+from cmkd.losses.base import check_choice, check_number
 from cmkd.losses.difficulty import Difficulty, DifficultyScale
 
 PearsonInput = Literal["zscore", "softmax", "logits"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cmkd.functional import exact_rank, log_probabilities, pearson, soft_rank, standardize
-from cmkd.functional.precision import full_precision
-from cmkd.losses.base import flatten, reduce
-from cmkd.losses.cmkd_options import CMKDOptions, CMKDParts, PearsonInput, check_cmkd_options
+from cmkd.functional import log_probabilities, pearson, standardize
+from cmkd.functional.fused import TermOptions, correlation_terms
+from cmkd.functional.logits import as_rows, check_logits, common_dtype, reduce
+from cmkd.functional.precision import as_float, float_dtype, full_precision
+from cmkd.functional.tracing import is_traced
+from cmkd.losses.cmkd_options import CMKDOptions, CMKDParts, check_cmkd_options
 from cmkd.losses.difficulty import difficulty_weight, sample_difficulty
 from cmkd.losses.dist import intra_class
 from cmkd.losses.watch import SpearmanWatch, shared_watch
@@ -20,6 +22,7 @@ def weigh_terms(
     target: Tensor | None,
     options: CMKDOptions,
     *,
+    mask: Tensor | None = None,
     watch: SpearmanWatch | None = None,
 ) -> CMKDParts:
     """Compute the loss and its parts; shapes, options and errors as in `cmkd.losses.cmkd_loss`.
@@ -29,55 +32,81 @@ def weigh_terms(
         teacher_logits: Of the same shape.
         target: (N,) or (N, *) int64, or None.
         options: All of them.
+        mask: Valid classes, bool: (C,), (N, C) or the shape of the logits; or None.
         watch: Counts calls for the warning; None takes the one of this process for such input.
     """
     check_cmkd_options(options)
-    rank_method, softness = options["rank_method"], options["rank_softness"]
-    student, teacher, labels, shape = flatten(student_logits, teacher_logits, target)
+    valid = check_logits(student_logits, teacher_logits, target, mask)
+    student, teacher = student_logits, teacher_logits.detach()
+    dtype = common_dtype(student, teacher)
+    if dtype == torch.float64:
+        student, teacher = student.double(), teacher.double()
     with full_precision(student):
-        hardness, weight = _weigh(student, teacher, labels, options)
-
-        student_values = _pearson_input(student, options["pearson_input"], options["tau"])
-        teacher_values = _pearson_input(teacher, options["pearson_input"], options["tau"])
-        value_term = 1 - pearson(student_values, teacher_values)
-
-        soft = soft_rank(student, method=rank_method, softness=softness)
-        rank_term = 1 - pearson(soft, exact_rank(teacher))
-        if not torch.compiler.is_compiling():
-            watch = watch or shared_watch(rank_method, student.shape[1])
-            watch.look(soft, student, method=rank_method, softness=softness)
-
+        hardness, weight = _weigh(student, teacher, target, options, valid)
         value_share = 1 - weight if options["combination"] == "convex" else torch.ones_like(weight)
-        per_sample = (
-            options["pearson_weight"] * value_share * value_term
-            + options["spearman_weight"] * weight * rank_term
+        value_weight = options["pearson_weight"] * value_share
+        fused = options["pearson_input"] == "zscore"
+        ranking = TermOptions(options["rank_method"], options["rank_softness"], options["tau"])
+        per_sample, value_term, rank_term = correlation_terms(
+            student,
+            teacher,
+            value_weight=value_weight if fused else None,
+            rank_weight=options["spearman_weight"] * weight,
+            options=ranking,
+            mask=valid,
         )
-        intra_weight = options["intra_weight"]
-        intra = intra_class(student_values, teacher_values) if intra_weight else torch.zeros_like(weight[0])
-        loss = reduce(options["alpha"] * (per_sample + intra_weight * intra), shape, options["reduction"])
+        if not is_traced():
+            watch = watch or shared_watch(ranking.method, student.shape[1])
+            watch.look(student, method=ranking.method, softness=ranking.softness, mask=valid)
+
+        intra_weight, intra = options["intra_weight"], torch.zeros((), dtype=dtype, device=student.device)
+        if value_term is None or intra_weight:
+            mine, theirs = (_pearson_input(x, options, valid) for x in (student, teacher))
+            if value_term is None:
+                value_term = 1 - pearson(mine, theirs, dim=1, mask=valid)
+                per_sample = per_sample + value_weight * value_term
+            if intra_weight:
+                intra = _intra_class(mine, theirs, valid)
+                per_sample = per_sample + intra_weight * intra
+        loss = reduce(options["alpha"] * per_sample, options["reduction"])
     return CMKDParts(
         loss=loss,
-        pearson=value_term.detach().reshape(shape),
-        spearman=rank_term.detach().reshape(shape),
-        weight=weight.reshape(shape),
-        difficulty=hardness.reshape(shape),
+        pearson=value_term.detach(),
+        spearman=rank_term,
+        weight=weight,
+        difficulty=hardness,
         intra=intra.detach(),
     )
 
 
 def _weigh(
-    student: Tensor, teacher: Tensor, labels: Tensor | None, options: CMKDOptions
+    student: Tensor, teacher: Tensor, target: Tensor | None, options: CMKDOptions, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the raw difficulty of every row and the weight w that follows from it, both (M,)."""
+    """Return the raw difficulty of every sample and the weight w that follows from it, both (N, *)."""
     if options["difficulty"] == "constant":
-        weight = torch.full_like(student[:, 0], options["constant_weight"])
+        like = teacher.select(1, 0)
+        weight = torch.full_like(like, options["constant_weight"], dtype=float_dtype(teacher))
         return weight, weight
-    hardness = sample_difficulty(student, teacher, labels, measure=options["difficulty"], tau=options["tau"])
+    hardness = sample_difficulty(
+        student, teacher, target, measure=options["difficulty"], tau=options["tau"], mask=mask
+    )
     weight = difficulty_weight(hardness, options["difficulty_scale"])
     return hardness, 1 - weight if options["hard_samples"] == "values" else weight
 
 
-def _pearson_input(logits: Tensor, kind: PearsonInput, tau: float) -> Tensor:
+def _pearson_input(logits: Tensor, options: CMKDOptions, mask: Tensor | None) -> Tensor:
+    kind, tau = options["pearson_input"], options["tau"]
     if kind == "logits":
-        return logits
-    return log_probabilities(standardize(logits) if kind == "zscore" else logits, temperature=tau).exp()
+        return as_float(logits)
+    x = standardize(logits, dim=1, mask=mask) if kind == "zscore" else logits
+    return log_probabilities(x, temperature=tau, dim=1, mask=mask).exp()
+
+
+def _intra_class(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the classes that are valid anywhere of 1 - r along the samples."""
+    if mask is None:
+        return intra_class(as_rows(student), as_rows(teacher))
+    valid = as_rows(mask.expand(student.shape))
+    r = pearson(as_rows(student), as_rows(teacher), dim=0, mask=valid)
+    used = valid.any(0)
+    return ((1 - r) * used).sum() / used.sum().clamp(min=1)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from cmkd.errors import InputError
-from cmkd.functional import entropy, exact_rank, log_probabilities, standardize
+from cmkd.functional import exact_rank, log_probabilities, standardize
+from cmkd.functional.fused import normalized_entropy
 
 Difficulty = Literal["teacher_entropy", "student_entropy", "teacher_ce", "constant"]
 DifficultyScale = Literal["batch_rank", "batch_standardize", "none"]
@@ -17,7 +18,13 @@ DifficultyScale = Literal["batch_rank", "batch_standardize", "none"]
 
 @torch.no_grad()
 def sample_difficulty(
-    student: Tensor, teacher: Tensor, target: Tensor | None, *, measure: Difficulty, tau: float
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor | None,
+    *,
+    measure: Difficulty,
+    tau: float,
+    mask: Tensor | None = None,
 ) -> Tensor:
     r"""Difficulty of every sample, 0 (easy) to 1 (hard), without gradient.
 
@@ -26,15 +33,16 @@ def sample_difficulty(
     nearly 0 for every sample.
 
     Args:
-        student: Logits, (M, C).
-        teacher: Logits, (M, C).
-        target: Class indices, (M,); needed for `"teacher_ce"`.
+        student: Logits, (N, C) or (N, C, *).
+        teacher: Of the same shape.
+        target: Class indices, (N,) or (N, *); needed for `"teacher_ce"`.
         measure: `"teacher_entropy"` or `"student_entropy"`, divided by log C; `"teacher_ce"`, the
             cross-entropy of the teacher on the label, divided by log C and cut at 1.
         tau: Temperature $\tau$ of the entropies.
+        mask: Valid classes, bool, of a shape that broadcasts to that of the logits; C counts these alone.
 
     Returns:
-        (M,), in [0, 1].
+        (N, *), in [0, 1].
 
     Raises:
         InputError: `"teacher_ce"` without target.
@@ -51,10 +59,12 @@ def sample_difficulty(
                 "difficulty 'teacher_ce' reads the labels, but target is None: pass the labels, or choose"
                 " 'teacher_entropy'."
             )
-        raw = -log_probabilities(teacher).gather(1, target.unsqueeze(1)).squeeze(1)
-    else:
-        raw = entropy(standardize(teacher if measure == "teacher_entropy" else student), temperature=tau)
-    return (raw / math.log(teacher.shape[1])).clamp(0.0, 1.0)
+        log_p = log_probabilities(teacher, dim=1, mask=mask)
+        raw = -log_p.gather(1, target.unsqueeze(1)).squeeze(1)
+        if mask is None:
+            return (raw / math.log(teacher.shape[1])).clamp(0.0, 1.0)
+        return (raw / mask.expand(teacher.shape).sum(1).clamp(min=2).log()).clamp(0.0, 1.0)
+    return normalized_entropy(teacher if measure == "teacher_entropy" else student, tau=tau, mask=mask)
 
 
 @torch.no_grad()
@@ -62,13 +72,13 @@ def difficulty_weight(difficulty: Tensor, scale: DifficultyScale) -> Tensor:
     """Spread the difficulties of a batch over [0, 1].
 
     Args:
-        difficulty: (M,), in [0, 1].
+        difficulty: One value per sample, of any shape with M values, in [0, 1].
         scale: `"batch_rank"`: tie-averaged rank within the batch, as (rank - 1/2) / M, whose mean is 1/2
             for every batch; `"batch_standardize"`: logistic function of the z-score within the batch, mean
             about 1/2; `"none"`: as it is.
 
     Returns:
-        (M,), in [0, 1]. A batch of one sample gives 1/2 unless the scale is `"none"`.
+        Of that shape, in [0, 1]. A batch of one sample gives 1/2 unless the scale is `"none"`.
 
     Example:
         >>> import torch
@@ -76,7 +86,8 @@ def difficulty_weight(difficulty: Tensor, scale: DifficultyScale) -> Tensor:
         tensor([0.1250, 0.3750, 0.6250, 0.8750])
     """
     if scale == "batch_rank":
-        return (exact_rank(difficulty) - 0.5) / difficulty.numel()
+        rank = exact_rank(difficulty.flatten()).reshape(difficulty.shape)
+        return (rank - 0.5) / difficulty.numel()
     if scale == "batch_standardize":
-        return standardize(difficulty).sigmoid()
+        return standardize(difficulty.flatten()).sigmoid().reshape(difficulty.shape)
     return difficulty

@@ -10,8 +10,9 @@ from torch import Tensor
 from cmkd.errors import InputError
 from cmkd.functional import log_probabilities, standardize
 from cmkd.functional.divergence import for_temperature, kl_of_log_probabilities
+from cmkd.functional.logits import Reduction
 from cmkd.functional.precision import full_precision
-from cmkd.losses.base import DistillationLoss, Reduction, check_choice, check_number, flatten, reduce
+from cmkd.losses.base import DistillationLoss, check_choice, check_number, flatten, reduce
 
 
 def dkd_loss(

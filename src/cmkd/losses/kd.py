@@ -7,8 +7,9 @@ from typing import get_args
 from torch import Tensor
 
 from cmkd.functional import kl_divergence, standardize
+from cmkd.functional.logits import Reduction
 from cmkd.functional.precision import full_precision
-from cmkd.losses.base import DistillationLoss, Reduction, check_choice, check_number, flatten, reduce
+from cmkd.losses.base import DistillationLoss, check_choice, check_number, flatten, reduce
 
 
 def kd_loss(

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cmkd.functional import default_softness, exact_rank, pearson
+from cmkd.functional import default_softness, exact_rank, pearson, soft_rank
+from cmkd.functional.logits import as_rows
 from cmkd.functional.rank import RankMethod
 
 # The soft ranks count as degenerate when they bend away from a straight line in the logits by less than
@@ -35,16 +36,18 @@ class SpearmanWatch:
         self.warned = False
 
     @torch.no_grad()
-    def look(self, soft: Tensor, student: Tensor, method: RankMethod, softness: float | None) -> None:
+    def look(
+        self, student: Tensor, *, method: RankMethod, softness: float | None, mask: Tensor | None = None
+    ) -> None:
         """Count a call of the loss, and look at its soft ranks if it is one of those.
 
         Args:
-            soft: Soft ranks of the student's logits, (M, C).
-            student: The logits, (M, C).
-            method: How the soft ranks were made.
+            student: Logits of the student, (N, C) or (N, C, *).
+            method: How its soft ranks are made.
             softness: With which softness; None stands for the default.
+            mask: Valid classes, bool, of a shape that broadcasts to that of the logits; or None.
         """
-        if soft.is_cuda and torch.cuda.is_current_stream_capturing():
+        if student.is_cuda and torch.cuda.is_current_stream_capturing():
             return
         self.calls += 1
         if self.warned or self.calls & (self.calls - 1):
@@ -56,12 +59,17 @@ class SpearmanWatch:
                 " use KDLoss."
             )
             return
-        soft, student = soft[:MOST_ROWS], student[:MOST_ROWS]
-        exact = exact_rank(student)
-        varied = (student != student[:, :1]).any(1)
+        x = as_rows(student[:MOST_ROWS])[:MOST_ROWS]
+        valid = None if mask is None else as_rows(mask.expand(student.shape)[:MOST_ROWS])[:MOST_ROWS]
+        soft = soft_rank(x, method=method, softness=softness, mask=valid)
+        exact = exact_rank(x, mask=valid)
+        # A constant row is on a straight line, too, but correlates 0; and so, elsewhere than on CPU, where it
+        # is an error, does one with NaN or infinity.
+        soft_each, exact_each = pearson(soft, x, mask=valid), pearson(exact, x, mask=valid)
+        varied = soft_each.isfinite() & (exact_each != 0)
         count = varied.sum().clamp(min=1)
-        soft_r = float((pearson(soft, student) * varied).sum() / count)
-        exact_r = float((pearson(exact, student) * varied).sum() / count)
+        soft_r = float(torch.where(varied, soft_each, 0.0).sum() / count)
+        exact_r = float(torch.where(varied, exact_each, 0.0).sum() / count)
         # Logits that lie on a straight line themselves (exact_r = 1) prove nothing.
         if 1 - exact_r > 1e-3 and 1 - soft_r < LEAST_BEND * (1 - exact_r):
             default = default_softness(method, classes)
@@ -74,7 +82,7 @@ class SpearmanWatch:
             else:
                 advice = (
                     f"rank_softness ({used:g}) is no larger than the default, so a few outlying or masked"
-                    " logits dominate the spread of their row: leave those columns out."
+                    " logits dominate the spread of their row: leave those classes out with a mask."
                 )
             self._warn(
                 f"soft ranks correlate {soft_r:.5f} with the logits themselves, exact ranks only"
