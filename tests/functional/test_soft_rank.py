@@ -10,7 +10,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from cmkd.errors import InputError
 from cmkd.functional import default_softness, exact_rank, soft_rank
-from cmkd.functional.soft_rank_l2 import isotonic_blocks
+from cmkd.functional.isotonic import isotonic_blocks
 from cmkd.functional.soft_rank_laplace import laplace_rank
 
 METHODS = ["laplace", "binned", "l2"]
@@ -120,11 +120,19 @@ def test_l2_softness_is_k_standard_deviations_over_classes():
     np.testing.assert_allclose(rank, permutahedron_by_sklearn(zscore(x), 4.0 / 25), atol=1e-9)
 
 
-def test_l2_equals_torchsort():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("strength", [0.01, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize("shape", [(5, 25), (2, 1000)])
+def test_l2_equals_torchsort(shape, strength, dtype):
     torchsort = pytest.importorskip("torchsort")
-    x = normal(5, 25, seed=3)
-    expected = torchsort.soft_rank(x, regularization="l2", regularization_strength=0.3)
-    torch.testing.assert_close(soft_rank(x, method="l2", strength=0.3), expected)
+    x = normal(*shape, seed=3).to(dtype).double().requires_grad_()  # exact in float32, which is too few bits
+    slope = normal(*shape, seed=4)  # for torchsort itself
+    expected = torchsort.soft_rank(x, regularization="l2", regularization_strength=strength)
+    (expected_slope,) = torch.autograd.grad(expected, x, slope)
+    rank = soft_rank(x.to(dtype), method="l2", strength=strength)
+    (actual_slope,) = torch.autograd.grad(rank, x, slope.to(dtype))
+    torch.testing.assert_close(rank.double(), expected, atol=1e-4, rtol=1e-6)
+    torch.testing.assert_close(actual_slope, expected_slope, atol=1e-4, rtol=1e-4)
 
 
 @settings(max_examples=30, deadline=None)
@@ -135,6 +143,24 @@ def test_isotonic_blocks_equal_scikit_learn(values):
     means = np.bincount(block, weights=y) / np.bincount(block)
     expected = IsotonicRegression(increasing=False).fit_transform(np.arange(len(y)), y)
     np.testing.assert_allclose(means[block], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_isotonic_blocks_of_long_rows_equal_scikit_learn(scale):
+    y = normal(4, 400, seed=11).cumsum(-1) * scale
+    y[1] = torch.arange(400).flip(0) * scale  # a block for every value
+    y[2] = torch.arange(400) * scale  # one block
+    y[3] = torch.arange(400) ** 2 * -scale  # again a block for every value, of ever larger gaps
+    expected = [IsotonicRegression(increasing=False).fit_transform(np.arange(400), row) for row in y.numpy()]
+    block = isotonic_blocks(y)
+    means = torch.zeros_like(y).scatter_reduce(-1, block, y, "mean", include_self=False).gather(-1, block)
+    np.testing.assert_allclose(means, expected, atol=1e-9 * scale, rtol=1e-9)
+
+
+def test_isotonic_blocks_do_not_reach_beyond_the_count():
+    y = torch.tensor([[0.0, 1.0, 9.0, 9.0], [0.0, 1.0, 9.0, 9.0]])
+    block = isotonic_blocks(y, torch.tensor([[2], [3]]))
+    assert block.tolist() == [[0, 0, 1, 1], [0, 0, 0, 1]]
 
 
 @methods
