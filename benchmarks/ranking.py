@@ -38,6 +38,8 @@ SIZES = ((64, 10), (64, 100), (256, 100), (256, 1000), (1024, 1000), (64, 21841)
 QUICK_SIZES = ((64, 10), (64, 100))
 # A turn shorter than this is made of several calls, or the clock and the caches of others would be measured.
 LEAST_TURN = 2e-3
+# Who takes longer would take the others' time: it is left out, and shown as "–".
+LONGEST_CALL = 2.0
 # Below this the multiples would be those of thread stacks and caches.
 LEAST_MEMORY = 500_000
 
@@ -61,7 +63,7 @@ def main() -> None:
         size_bytes = student.numel() * student.element_size()
         memory = {}
         if options.memory and size_bytes >= LEAST_MEMORY:
-            for key in found:
+            for key in times:
                 extra = measure_apart(
                     key, rows, classes, device=options.device, dtype=options.dtype, threads=options.threads
                 )
@@ -96,11 +98,14 @@ def measure(
         budget: Seconds after which no further round begins.
         rounds: The least, made whatever they take, and the most.
     """
-    keys = list(found)
     calls = {}
-    for key in keys:
-        _turn(found[key], student, teacher, 1)  # compiles, allocates, starts threads
-        calls[key] = math.ceil(LEAST_TURN / _turn(found[key], student, teacher, 1))
+    for key, contestant in found.items():
+        first = _turn(contestant, student, teacher, 1)  # compiles, allocates, starts threads
+        if first < 2 * LONGEST_CALL and (seconds := _turn(contestant, student, teacher, 1)) < LONGEST_CALL:
+            calls[key] = math.ceil(LEAST_TURN / seconds)
+        else:
+            print(f"left out at {tuple(student.shape)}: {contestant.title}, {first:.1f} s a call", flush=True)
+    keys = list(calls)
     times: dict[str, list[float]] = {key: [] for key in keys}
     collecting = gc.isenabled()
     gc.disable()

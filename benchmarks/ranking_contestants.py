@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -19,12 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cmkd import CMKDLoss
-from cmkd.functional import RankMethod, exact_rank, pearson, soft_rank, standardize
+from cmkd.functional import RankMethod, spearman_loss, standardize
+from cmkd.kernels import native
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-# Modules whose `disabled()` leaves only PyTorch's own operations.
-_BACKENDS = ("cmkd.kernels.native",)
 
 
 @dataclass(frozen=True)
@@ -57,13 +55,13 @@ def contestants(device: str) -> dict[str, Contestant]:
         "kl": Contestant("KL, T = 4", kl_loss),
         "sort": Contestant("torch.sort of the teacher", _sort, backward=False),
     }
-    fast = any(_switches())
+    fast = device != "cpu" or native.available()
     methods: tuple[RankMethod, ...] = ("binned", "laplace", "l2")
     for method in methods:
         loss = functools.partial(spearman_loss, method=method)
         if fast:
             found[method] = Contestant(f"Spearman, {method}", loss)
-        found[f"{method}-pure"] = Contestant(f"Spearman, {method}, pure torch", loss, pure)
+        found[f"{method}-pure"] = Contestant(f"Spearman, {method}, pure torch", loss, native.disabled)
     for package in ("torchsort", "torchpsort"):
         if find_spec(package):
             peer = Contestant(f"Spearman, {package} l2", peer_loss(package))
@@ -71,7 +69,7 @@ def contestants(device: str) -> dict[str, Contestant]:
                 found[package] = peer
     if fast:
         found["cmkd"] = Contestant("whole CMKD loss", CMKDLoss())
-    found["cmkd-pure"] = Contestant("whole CMKD loss, pure torch", CMKDLoss(), pure)
+    found["cmkd-pure"] = Contestant("whole CMKD loss, pure torch", CMKDLoss(), native.disabled)
     return found
 
 
@@ -86,20 +84,6 @@ def _runs(peer: Contestant, device: str) -> bool:
     return True
 
 
-def pure() -> AbstractContextManager[object]:
-    """Return a context without compiled paths."""
-    stack = ExitStack()
-    for disabled in _switches():
-        stack.enter_context(disabled())
-    return stack
-
-
-def _switches() -> list[Callable[[], AbstractContextManager[object]]]:
-    there = [name for name in _BACKENDS if find_spec(name.rpartition(".")[0]) and find_spec(name)]
-    modules = [importlib.import_module(name) for name in there]
-    return [module.disabled for module in modules if hasattr(module, "disabled")]
-
-
 def kl_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Hinton's KL at T = 4, in the form that is fastest in PyTorch: logarithms on both sides."""
     log_p, log_q = F.log_softmax(student / 4, 1), F.log_softmax(teacher / 4, 1)
@@ -108,11 +92,6 @@ def kl_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _sort(_: Tensor, teacher: Tensor) -> Tensor:
     return teacher.sort(dim=1).values
-
-
-def spearman_loss(student: Tensor, teacher: Tensor, *, method: RankMethod) -> Tensor:
-    """Mean over the rows of 1 - correlation of ranks, as this library computes it."""
-    return (1 - pearson(soft_rank(student, method=method), exact_rank(teacher))).mean()
 
 
 def peer_loss(package: str) -> Loss:

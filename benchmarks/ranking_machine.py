@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from cmkd.kernels import native
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("torch", "triton", "torchsort", "torchpsort", "numpy")
 
@@ -25,6 +27,7 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "cpu_kernels": native.describe(),
         "compiler": _first_line("cc", "--version"),
         "revision": _first_line("git", "describe", "--always", "--dirty", "--abbrev=12"),
     }
@@ -33,9 +36,10 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
 def in_words(machine: dict[str, Any]) -> str:
     """Return one sentence for under a table."""
     where = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
+    kernels = f"CPU kernels: {machine['cpu_kernels']}"
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     return (
-        f"{where}, {machine['threads']} CPU threads, {machine['vector_instructions']}; {packages};"
+        f"{where}, {machine['threads']} CPU threads, {machine['vector_instructions']}; {kernels}; {packages};"
         f" revision {machine['revision'] or 'unknown'}."
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ def _times(axes: Axes, result: dict[str, Any]) -> None:
     sizes = result["sizes"]
     axes.set_title("Time of a step, in multiples of KL's (forward and backward)")
     for key, title in result["titles"].items():
-        values = [ratio(size, key, "kl") for size in sizes]
+        values = [ratio(size, key, "kl") or math.nan for size in sizes]
         axes.plot(range(len(sizes)), values, label=title, **_look(key))
     kl = [f"{1e3 * median(size['seconds']['kl']):.2g} ms" for size in sizes]
     names = [f"{size['rows']} x {size['classes']}\nKL {ms}" for size, ms in zip(sizes, kl, strict=True)]
@@ -56,9 +57,8 @@ def _memory(axes: Axes, result: dict[str, Any]) -> None:
     sizes = [size for size in result["sizes"] if size["memory"]]
     axes.set_title("Peak extra memory, in multiples of the logits")
     for key in result["titles"]:
-        values = [size["memory"].get(key) for size in sizes]
-        if values and None not in values:
-            axes.plot(range(len(sizes)), values, **_look(key))
+        values = [size["memory"].get(key) or math.nan for size in sizes]
+        axes.plot(range(len(sizes)), values, **_look(key))
     if not sizes:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=INK_SOFT)
         axes.set_axis_off()

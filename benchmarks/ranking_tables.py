@@ -68,7 +68,9 @@ def time_table(result: Result) -> str:
     """Return the milliseconds of every contestant, median and 10th percentile, as Markdown."""
 
     def cell(size: Size, key: str) -> str:
-        seconds = size["seconds"][key]
+        seconds = size["seconds"].get(key)
+        if seconds is None:
+            return "–"
         return f"{1e3 * median(seconds):.3g} ({1e3 * tenth(seconds):.3g})"
 
     return _by_contestant(result, result["sizes"], cell)

@@ -46,8 +46,8 @@ from cmkd.functional import RankMethod, default_softness
 ROOT = Path(__file__).parents[1]
 # Geometric, around the defaults that were there before the experiment.
 GRIDS: dict[RankMethod, tuple[float, ...]] = {
-    "binned": (0.0078, 0.0156, 0.0313, 0.0625, 0.125, 0.25, 0.5, 1.0),
-    "laplace": (0.0192, 0.0333, 0.0577, 0.1, 0.173, 0.3, 0.52, 0.9),
+    "binned": (0.00195, 0.0039, 0.0078, 0.0156, 0.0313, 0.0625, 0.125, 0.25, 0.5, 1.0),
+    "laplace": (0.0064, 0.0111, 0.0192, 0.0333, 0.0577, 0.1, 0.173, 0.3, 0.52, 0.9),
     "l2": (0.1875, 0.375, 0.75, 1.5, 3.0, 6.0, 12.0, 24.0),
 }
 # Rows long enough need few repetitions.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cmkd.functional import RankMethod, exact_rank, pearson, soft_rank, spearman, standardize
+from cmkd.functional import RankMethod, exact_rank, pearson, soft_rank, spearman, spearman_loss, standardize
 from cmkd.functional.soft_rank_binned import binned_rank
 from cmkd.functional.soft_rank_l2 import permutahedron_rank
 from cmkd.functional.soft_rank_laplace import laplace_rank
@@ -73,8 +73,9 @@ def measure(
 def gradient(student: Tensor, rank: Tensor, method: RankMethod, softness: float) -> Tensor:
     """Return the gradient of every row's loss with respect to that row."""
     student = student.detach().requires_grad_()
-    loss = 1 - pearson(soft_rank(student, method=method, softness=softness), rank)
-    return torch.autograd.grad(loss.sum(), student)[0]
+    # The ranks of ranks are the ranks.
+    loss = spearman_loss(student, rank, method=method, softness=softness, reduction="sum")
+    return torch.autograd.grad(loss, student)[0]
 
 
 def bend(method: RankMethod, softness: float, logits: Tensor) -> float:
@@ -171,7 +172,7 @@ def _train(
     result: dict[str, dict[str, float]] = {shape: {} for shape in shapes}
     for step in range(1, max(STEPS) + 1):
         stepper.zero_grad()
-        loss = 1 - pearson(soft_rank(torch.cat(copies), method=method, softness=softness), rank)
+        loss = spearman_loss(torch.cat(copies), rank, method=method, softness=softness, reduction="none")
         (scale * loss).sum().backward()
         stepper.step()
         if step in STEPS:
