@@ -45,7 +45,7 @@ def load_library() -> ctypes.CDLL:
         raise CannotCompile(f"the C kernels are not built on {platform.system()}")
     flags = (*_FLAGS, *_LEVELS.get(torch.backends.cpu.get_cpu_capability(), ()))
     name = f"kernels-{_fingerprint(flags)}.so"
-    folder = _cache_folder()
+    folder = cache_folder()
     if folder is not None and (folder / name).exists():
         try:
             return ctypes.CDLL(str(folder / name))
@@ -102,7 +102,8 @@ def _run(command: list[str]) -> None:
         raise CannotCompile(f"{command[0]} failed: {done.stderr.strip()[-500:]}")
 
 
-def _cache_folder() -> Path | None:
+def cache_folder() -> Path | None:
+    """Return the folder that compiled kernels are kept in, or None if there is none to be trusted."""
     try:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(base) / "cmkd"

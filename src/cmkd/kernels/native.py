@@ -208,6 +208,7 @@ def _readable(tensor: Tensor) -> bool:
         and tensor.layout == torch.strided
         and (tensor.dtype in _DTYPES or tensor.dtype == torch.bool)
         and not tensor.is_neg()
+        and not tensor.is_nested
     )
 
 
