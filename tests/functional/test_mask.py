@@ -72,6 +72,7 @@ def test_equals_the_call_on_the_selected_columns(name, values, valid, junk):
         assert (value[~mask] == 0).all()
 
 
+@pytest.mark.usefixtures("backend")
 @settings(max_examples=30, deadline=None)
 @given(
     values=st.lists(st.integers(-3, 3), min_size=8, max_size=8),

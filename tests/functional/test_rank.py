@@ -7,6 +7,8 @@ from scipy.stats import rankdata
 
 from cmkd.functional import exact_rank
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(-3, 3, width=16), min_size=1, max_size=20))

@@ -13,6 +13,8 @@ from cmkd.functional import default_softness, exact_rank, soft_rank
 from cmkd.functional.isotonic import isotonic_blocks
 from cmkd.functional.soft_rank_laplace import laplace_rank
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 METHODS = ["laplace", "binned", "l2"]
 methods = pytest.mark.parametrize("method", METHODS)
 
@@ -252,6 +254,32 @@ def test_default_softness_is_softer_for_few_classes(method, low, high):
     assert default_softness("l2", 4) == pytest.approx(1.2)
     x = normal(100)
     assert torch.equal(soft_rank(x, method=method), soft_rank(x, method=method, softness=high))
+
+
+def extreme_rows(count, classes):
+    """Rows of every magnitude, within and between rows, with repeated values, subnormals and constants."""
+    generator = torch.Generator().manual_seed(12)
+    x = torch.randn(count, classes, generator=generator).round(decimals=1)
+    per_row = torch.rand(count, 1, generator=generator) * 60 - 30
+    per_value = torch.rand(count, classes, generator=generator) * 60 - 30
+    x = torch.cat(
+        [x * 10**per_row, x * 10**per_value, x * 10**per_row + 1, x.round() * 1e-44, x.sign() * 3e38]
+    )
+    return x, torch.rand(x.shape, generator=generator) < 0.7
+
+
+@methods
+@pytest.mark.parametrize("masked", [False, True])
+def test_finite_input_of_any_size_gives_finite_ranks_and_gradients(method, masked):
+    x, mask = extreme_rows(4000, 7)
+    mask = mask if masked else torch.ones_like(mask)
+    x = torch.where(mask, x, math.nan).requires_grad_()
+    rank = soft_rank(x, method=method, mask=mask if masked else None)
+    (slope,) = torch.autograd.grad((rank / 7).square().sum(), x)
+    assert rank.isfinite().all()
+    assert slope.isfinite().all()
+    count = mask.sum(-1)
+    torch.testing.assert_close(rank.sum(-1), count * (count + 1) / 2)
 
 
 def test_bad_options_are_named():
