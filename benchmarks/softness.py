@@ -1,12 +1,12 @@
 """The experiment on which `cmkd.functional.default_softness` rests.
 
-    python benchmarks/softness.py                       # a few minutes on 2 cores
+    python benchmarks/softness.py                       # about 4 minutes
     python benchmarks/softness.py --quick               # a smoke test, into runs/
 
 For every rank method, number of classes and softness: the bias at the optimum, the exact Spearman
 correlation reached on free logits, the share of entries without gradient, and the likeness of the gradient
 to that of a Pearson loss; `softness_measures.py` defines them. Writes `softness.json`, the pictures
-`softness.png` and `trap.png` (and `.svg`), and the table in `docs/ranking.md`.
+`softness.png` and `trap.png`, and the tables in `docs/ranking.md`.
 
 The rule that picks a default: of the softnesses whose Spearman correlation is within 0.01 (after 25 steps),
 0.005 (50) and 0.002 (100) of the best softness of the same method, for both shapes of logits and both
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -99,7 +100,10 @@ def main() -> None:
         ],
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1) + "\n"
+    # Every innermost object on a line of its own.
+    text = (
+        re.sub(r"\{[^{}]*\}", lambda found: " ".join(found[0].split()), json.dumps(result, indent=1)) + "\n"
+    )
     (options.out / "softness.json").write_text(text, encoding="utf-8")
     draw_measures(result, options.out / "softness")
     draw_trap(result, options.out / "trap")

@@ -196,4 +196,3 @@ def _finish(figure: Figure, legend_of: Axes, path: Path) -> None:
     handles, labels = legend_of.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path.with_suffix(".png"), dpi=130, metadata={"Software": None})
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})

@@ -95,3 +95,11 @@ def test_the_tables_of_the_results_come_from_their_numbers():
     measured = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
     if any(each["kind"] == "ranking" for each in measured):
         assert readme(folder) == (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_example_of_the_document_runs_and_is_one_loss_in_two_forms():
+    text = (ROOT / "docs" / "ranking.md").read_text(encoding="utf-8")
+    names = {}
+    exec(text.split("```python\n")[1].split("```")[0], names)
+    assert names["same"].item() == pytest.approx(names["loss"].item(), abs=1e-5)
+    assert names["student"].grad.isfinite().all()
