@@ -53,7 +53,8 @@ def standardize(x: Tensor, dim: int = -1, *, correction: int = 0, mask: Tensor |
         # Below the second bound the reciprocal, the size of the gradient, would leave the floating range.
         # Strictly less, so that an infinite value is not below its own infinite noise but gives NaN.
         constant = spread < noise.clamp(min=1024 * limits.tiny)
-        scaled = torch.where(constant, 0.0, (half - top) / torch.where(constant, 1.0, spread))
+        # Values and gradients of a constant row vanish against infinity.
+        scaled = (half - top) / torch.where(constant, torch.inf, spread)
         # Masked places hold the largest valid value, which is 0 by now.
         count = valid_count(half, valid, dim)
         centred = scaled - scaled.sum(dim, keepdim=True) / count.clamp(min=1)
