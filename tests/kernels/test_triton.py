@@ -62,9 +62,9 @@ def compiled(kernel, layout, dtype, capability):
 
     names = {p.name: p.is_constexpr for p in kernel.params}
     constants = {name: layout[name] for name, is_constant in names.items() if is_constant}
-    signature = {name: "constexpr" if name in constants else type_of(name) for name in names}
+    signature = {name: type_of(name) for name in names if name not in constants}
     options = {name: layout[name] for name in ("num_warps", "maxnreg") if name in layout}
-    source = triton.compiler.ASTSource(kernel, signature, constexprs=constants)
+    source = triton.compiler.ASTSource(kernel, signature, constants)
     target = GPUTarget("cuda", capability, 32)
     return triton.compile(source, target=target, options=options | {"enable_fp_fusion": True})
 

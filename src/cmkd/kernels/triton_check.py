@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib.metadata import version
 from typing import Protocol
 
 import torch
@@ -107,11 +108,9 @@ def _rows(classes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _warn(like: Tensor, problem: str) -> None:
-    import triton
-
     name = torch.cuda.get_device_name(like.device) if like.device.type == "cuda" else str(like.device)
     warnings.warn(
-        f"the Triton kernels of cmkd {problem} (on {name}, Triton {triton.__version__}, {like.shape[1]}"
+        f"the Triton kernels of cmkd {problem} (on {name}, Triton {version('triton')}, {like.shape[1]}"
         " classes), so pure torch is used there in this process: right, but slower. Please report this line.",
         UserWarning,
         stacklevel=2,

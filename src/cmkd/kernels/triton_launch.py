@@ -14,7 +14,7 @@ from cmkd.functional import exact_rank
 MOST_IN_REGISTERS = 1024
 # Beyond, the registers for one sum per knot run out. 65 knots are a softness of 1/32.
 MOST_KNOTS = 65
-# Every row is compared with the whole batch; beyond, sorting is cheaper.
+# Every row is compared with the whole batch, and one program adds up the loss; beyond, torch does both.
 MOST_RANKED = 8192
 # Bins of each of the two levels that rank a teacher's row of more than 1024 classes.
 FINE = 2048
@@ -68,6 +68,9 @@ def launch_whole(call: Call, weight: Tensor | str | None, flags: dict[str, bool]
             num_warps=layout["num_warps"],
             enable_fp_fusion=True,
         )
+    # One program would be adding up a larger batch for long; and without the launch above nothing has set the
+    # counter of finished programs to 0.
+    has_total = is_measured and samples <= MOST_RANKED
     weights, is_ranked = _weights(call, weight)
     whole_rows[grid](
         call.student,
@@ -87,13 +90,12 @@ def launch_whole(call: Call, weight: Tensor | str | None, flags: dict[str, bool]
         *call.factors,
         MASK=masked,
         RANKED=is_ranked,
-        TOTAL=is_measured,
+        TOTAL=has_total,
         enable_fp_fusion=True,
         **layout,
         **flags,
     )
-    if not is_measured:
-        # No launch before this one could have set the counter of finished programs to 0.
+    if not has_total:
         torch.sum(call.outputs[0], 0, out=call.total)
 
 

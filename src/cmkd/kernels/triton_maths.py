@@ -17,18 +17,19 @@ COLUMN_MASK = tl.constexpr(1023)
 
 
 @triton.jit
-def is_broken(x, valid):
-    """Return where rows hold NaN or infinity on a valid place, (ROWS, 1)."""
-    return tl.max(tl.where(valid & ~(tl.abs(x) < float("inf")), 1, 0), 1, keep_dims=True) > 0
+def is_finite(x, valid):
+    """Return which rows hold neither NaN nor infinity on a valid place, (ROWS, 1)."""
+    broken = tl.where(tl.abs(x) < float("inf"), 0, 1)
+    return tl.max(tl.where(valid, broken, 0), 1, keep_dims=True) == 0
 
 
 @triton.jit
 def scaling(top, bottom):
-    """Return whether a row with these halved extremes is constant, and what scales it to a range of 1."""
+    """Return whether a row with these halved extremes varies, and what scales it to a range of 1."""
     spread = top - bottom
     noise = NOISE * tl.maximum(tl.abs(top), tl.abs(bottom))
-    constant = ~(spread >= tl.maximum(noise, TINY))
-    return constant, 1.0 / tl.where(constant, 1.0, spread)
+    varies = spread >= tl.maximum(noise, TINY)
+    return varies, 1.0 / tl.where(varies, spread, 1.0)
 
 
 @triton.jit
@@ -36,21 +37,20 @@ def standardized(x, valid, count):
     """Standardise rows as `cmkd.functional.standardize` does.
 
     Returns:
-        z; the slope dz/dx but for the projection, 0 where the row is constant; the largest z; whether the row
-        is constant; and 1 / std of the row scaled to a range of 1, which is the range of z.
+        z, 0 in a constant row; the slope dz/dx but for the projection; the largest z; whether the row varies;
+        and 1 / std of the row scaled to a range of 1, which is the range of z.
     """
     half = x * 0.5
     top = tl.max(tl.where(valid, half, -float("inf")), 1, keep_dims=True)
     bottom = tl.min(tl.where(valid, half, float("inf")), 1, keep_dims=True)
-    constant, scale = scaling(top, bottom)
-    live = valid & ~constant
+    varies, scale = scaling(top, bottom)
+    live = valid & varies
     scaled = tl.where(live, (half - top) * scale, 0.0)
     mean = tl.sum(scaled, 1, keep_dims=True) / count
     centred = tl.where(live, scaled - mean, 0.0)
     variance = tl.sum(centred * centred, 1, keep_dims=True) / count
-    reach = tl.rsqrt(tl.where(constant, 1.0, variance))
-    slope = tl.where(constant, 0.0, 0.5 * scale * reach)
-    return centred * reach, slope, tl.where(constant, 0.0, -mean * reach), constant, reach
+    reach = tl.rsqrt(tl.where(varies, variance, 1.0))
+    return centred * reach, 0.5 * scale * reach, tl.where(varies, -mean * reach, 0.0), varies, reach
 
 
 @triton.jit
@@ -61,9 +61,9 @@ def exponentials(z, largest, inverse_tau, valid):
 
 
 @triton.jit
-def is_flat(reach, inverse_tau):
-    """Return where exponentials differ by no more than their rounding: their largest is 1."""
-    return 1.0 - tl.exp(tl.maximum(-reach * inverse_tau, -1e30)) < NOISE
+def is_curved(reach, inverse_tau):
+    """Return where exponentials, whose largest is 1, differ by more than their rounding."""
+    return 1.0 - tl.exp(tl.maximum(-reach * inverse_tau, -1e30)) >= NOISE
 
 
 @triton.jit
@@ -75,12 +75,12 @@ def relative_entropy(total, moment, count):
 
 
 @triton.jit
-def correlation(saa, sbb, sab, dead):
-    """Return r in [-1, 1] and the two factors of dr/da = pull * b - drag * a; all 0 where `dead`."""
-    dead = dead | (saa <= 1e-30) | (sbb <= 1e-30)
-    saa = tl.where(dead, 1.0, saa)
-    pull = tl.where(dead, 0.0, 1.0 / (tl.sqrt(saa) * tl.sqrt(tl.where(dead, 1.0, sbb))))
-    r = tl.where(dead, 0.0, sab * pull)
+def correlation(saa, sbb, sab, alive):
+    """Return r in [-1, 1] and the two factors of dr/da = pull * b - drag * a; all 0 unless `alive`."""
+    alive = alive & (saa > 1e-30) & (sbb > 1e-30)
+    saa = tl.where(alive, saa, 1.0)
+    pull = tl.where(alive, 1.0 / (tl.sqrt(saa) * tl.sqrt(tl.where(alive, sbb, 1.0))), 0.0)
+    r = tl.where(alive, sab * pull, 0.0)
     return tl.minimum(tl.maximum(r, -1.0), 1.0), pull, r / saa
 
 

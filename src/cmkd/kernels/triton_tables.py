@@ -11,7 +11,7 @@ import triton.language as tl
 from cmkd.kernels.triton_maths import exponentials, place_of, ramp, relative_entropy, scaling
 
 # What `row_tables` leaves about each row of student and teacher for `tiled_rows`: one number each.
-TOP, SCALE, MEAN, REACH, DEAD, COUNT, TOTAL_E, FACTS = (tl.constexpr(i) for i in range(8))
+TOP, SCALE, MEAN, REACH, ALIVE, COUNT, TOTAL_E, FACTS = (tl.constexpr(i) for i in range(8))
 
 
 @triton.jit
@@ -60,10 +60,10 @@ def _measure(row, mask, facts, C, DEPTH: tl.constexpr, LANES: tl.constexpr, MASK
         members += valid.to(tl.float32)
         broken = tl.where(tl.abs(x) < float("inf"), broken, 1)
     top = tl.max(tl.max(tops, 0), 0) * 0.5
-    constant, scale = scaling(top, tl.min(tl.min(bottoms, 0), 0) * 0.5)
-    dead = constant | (tl.max(tl.max(broken, 0), 0) > 0)
-    end = tl.where(dead, 0, C)
-    top = tl.where(dead, 0.0, top)
+    varies, scale = scaling(top, tl.min(tl.min(bottoms, 0), 0) * 0.5)
+    alive = varies & (tl.max(tl.max(broken, 0), 0) == 0)
+    end = tl.where(alive, C, 0)
+    top = tl.where(alive, top, 0.0)
     count = tl.maximum(tl.sum(tl.sum(members, 0), 0), 1.0)
 
     sums = tl.zeros((DEPTH, LANES), tl.float32)
@@ -80,13 +80,13 @@ def _measure(row, mask, facts, C, DEPTH: tl.constexpr, LANES: tl.constexpr, MASK
         centred = z_of(read(row, column, live), top, scale, mean, 1.0, live)
         squares += centred * centred
     variance = tl.sum(tl.sum(squares, 0), 0) / count
-    reach = tl.rsqrt(tl.where(dead, 1.0, variance))
+    reach = tl.rsqrt(tl.where(alive, variance, 1.0))
 
     tl.store(facts + TOP, top)
     tl.store(facts + SCALE, scale)
     tl.store(facts + MEAN, mean)
     tl.store(facts + REACH, reach)
-    tl.store(facts + DEAD, tl.where(dead, 1.0, 0.0))
+    tl.store(facts + ALIVE, tl.where(alive, 1.0, 0.0))
     tl.store(facts + COUNT, count)
     return top, scale, mean, reach, end, count
 

@@ -13,15 +13,15 @@ from cmkd.kernels.triton_maths import (
     correlation,
     exponentials,
     interpolated_rank,
-    is_flat,
+    is_curved,
     place_of,
     ramp,
     share_of_batch,
     sum_when_last,
 )
 from cmkd.kernels.triton_tables import (
+    ALIVE,
     COUNT,
-    DEAD,
     FACTS,
     MEAN,
     REACH,
@@ -130,8 +130,8 @@ def tiled_rows(
     below += row * FINE
     ranks += row * FINE
     count = tl.load(facts + COUNT)
-    dead = (tl.load(facts + DEAD) + tl.load(facts + FACTS + DEAD)) > 0.0
-    end = tl.where(dead, 0, C)
+    alive = tl.load(facts + ALIVE) * tl.load(facts + FACTS + ALIVE) > 0.0
+    end = tl.where(alive, C, 0)
 
     aa = tl.zeros((DEPTH, LANES), tl.float32)
     bb = tl.zeros((DEPTH, LANES), tl.float32)
@@ -162,7 +162,7 @@ def tiled_rows(
             ab += a * b
     soft_soft_ = tl.sum(tl.sum(soft_soft, 0), 0)
     hard_hard_ = tl.sum(tl.sum(hard_hard, 0), 0)
-    rank_r, pull, drag = correlation(soft_soft_, hard_hard_, tl.sum(tl.sum(soft_hard, 0), 0), dead)
+    rank_r, pull, drag = correlation(soft_soft_, hard_hard_, tl.sum(tl.sum(soft_hard, 0), 0), alive)
     g_beyond = beyond + RAMPS
     tl.store(g_beyond + tl.arange(0, RAMPS), drag * tl.sum(soft_beyond, 1) - pull * tl.sum(hard_beyond, 1))
     tl.debug_barrier()
@@ -176,10 +176,10 @@ def tiled_rows(
         if FLIP:
             w = 1.0 - w
         value_weight = pearson_weight * ((1.0 - w) if CONVEX else 1.0)
-        flat = dead | is_flat(tl.load(facts + REACH), inverse_tau)
-        flat = flat | is_flat(tl.load(facts + FACTS + REACH), inverse_tau)
+        curved = alive & is_curved(tl.load(facts + REACH), inverse_tau)
+        curved = curved & is_curved(tl.load(facts + FACTS + REACH), inverse_tau)
         value_r, value_pull, value_drag = correlation(
-            tl.sum(tl.sum(aa, 0), 0), tl.sum(tl.sum(bb, 0), 0), tl.sum(tl.sum(ab, 0), 0), flat
+            tl.sum(tl.sum(aa, 0), 0), tl.sum(tl.sum(bb, 0), 0), tl.sum(tl.sum(ab, 0), 0), curved
         )
         rank_weight = spearman_weight * w
         loss = rank_weight * (1.0 - rank_r) + value_weight * (1.0 - value_r)

@@ -15,8 +15,8 @@ from cmkd.kernels.triton_maths import (
     counts,
     exponentials,
     interpolated_rank,
-    is_broken,
-    is_flat,
+    is_curved,
+    is_finite,
     place_of,
     relative_entropy,
     share_of_batch,
@@ -49,7 +49,7 @@ def teacher_hardness(
         valid = valid & (tl.load(mask + row * mask_stride + column, mask=valid, other=0) != 0)
     count = tl.maximum(tl.sum(valid.to(tl.float32), 1, keep_dims=True), 1.0)
     x = tl.load(teacher + row * teacher_stride + column, mask=valid, other=0.0).to(tl.float32)
-    x = tl.where(is_broken(x, valid), 0.0, x)
+    x = tl.where(is_finite(x, valid), x, 0.0)
     z, _, largest, _, _ = standardized(x, valid, count)
     e, logarithm = exponentials(z, largest, inverse_tau, valid)
     total = tl.maximum(tl.sum(e, 1, keep_dims=True), 1e-30)
@@ -107,8 +107,8 @@ def whole_rows(
     count = tl.maximum(members, 1.0)
 
     y = tl.load(teacher + row * teacher_stride + column, mask=valid, other=0.0).to(tl.float32)
-    teacher_broken = is_broken(y, valid)
-    y = tl.where(teacher_broken, 0.0, y)
+    finite = is_finite(y, valid)
+    y = tl.where(finite, y, 0.0)
     if SORT:
         # Nothing below depends on the order of the classes, so the row stays sorted until it is written.
         y, column, rank = sorted_row(y, valid, column)
@@ -123,17 +123,17 @@ def whole_rows(
             if MASK:
                 inside = inside & (tl.load(mask + row * mask_stride + other, mask=inside, other=0) != 0)
             others = tl.load(teacher + row * teacher_stride + other, mask=inside, other=0.0).to(tl.float32)
-            fewer, up = counts(y, tl.where(teacher_broken, 0.0, others), inside)
+            fewer, up = counts(y, tl.where(finite, others, 0.0), inside)
             less += fewer
             upto += up
         rank = 0.5 * (less + upto + 1.0)
     x = tl.load(student + row * student_stride + column, mask=valid, other=0.0).to(tl.float32)
-    broken = teacher_broken | is_broken(x, valid)
-    x = tl.where(broken, 0.0, x)
+    finite = finite & is_finite(x, valid)
+    x = tl.where(finite, x, 0.0)
 
-    z, slope, largest, constant, reach = standardized(x, valid, count)
-    z_t, _, largest_t, constant_t, reach_t = standardized(y, valid, count)
-    dead = broken | constant | constant_t
+    z, slope, largest, varies, reach = standardized(x, valid, count)
+    z_t, _, largest_t, varies_t, reach_t = standardized(y, valid, count)
+    alive = finite & varies & varies_t
 
     place, left = place_of(z, KNOTS)
     place = tl.where(valid, place, 0.0)
@@ -148,7 +148,7 @@ def whole_rows(
     soft_soft = tl.sum(soft * soft, 1, keep_dims=True)
     hard_hard = tl.sum(hard * hard, 1, keep_dims=True)
     soft_hard = tl.sum(soft * hard, 1, keep_dims=True)
-    rank_r, pull, drag = correlation(soft_soft, hard_hard, soft_hard, dead)
+    rank_r, pull, drag = correlation(soft_soft, hard_hard, soft_hard, alive)
 
     # What a knot gives to the values beyond it, it takes from those around it: see `binned_rank`.
     g = drag * soft - pull * hard
@@ -163,7 +163,7 @@ def whole_rows(
     if PEARSON:
         if RANKED:
             mine = tl.load(weights + row, mask=in_batch, other=0.0)
-            w = share_of_batch(weights, mine, M, 128)
+            w = share_of_batch(weights, mine, M, 256)
         else:
             w = tl.load(weights + row, mask=in_batch, other=0.0)
         if FLIP:
@@ -173,10 +173,10 @@ def whole_rows(
         e_t, _ = exponentials(z_t, largest_t, inverse_tau, valid)
         a = tl.where(valid, e - tl.sum(e, 1, keep_dims=True) / count, 0.0)
         b = tl.where(valid, e_t - tl.sum(e_t, 1, keep_dims=True) / count, 0.0)
-        flat = dead | is_flat(reach, inverse_tau) | is_flat(reach_t, inverse_tau)
+        curved = alive & is_curved(reach, inverse_tau) & is_curved(reach_t, inverse_tau)
         aa = tl.sum(a * a, 1, keep_dims=True)
         bb = tl.sum(b * b, 1, keep_dims=True)
-        value_r, pull, drag = correlation(aa, bb, tl.sum(a * b, 1, keep_dims=True), flat)
+        value_r, pull, drag = correlation(aa, bb, tl.sum(a * b, 1, keep_dims=True), curved)
         value_slope = e * inverse_tau * (drag * a - pull * b)
         by_z = spearman_weight * w * rank_slope + value_weight * value_slope
         loss = spearman_weight * w * (1.0 - rank_r) + value_weight * (1.0 - value_r)
@@ -191,8 +191,8 @@ def whole_rows(
     by_z = tl.where(valid, by_z, 0.0)
     mean = tl.sum(by_z, 1, keep_dims=True) / count
     along = tl.sum(by_z * z, 1, keep_dims=True) / count
-    by_x = tl.where(valid & ~dead, (by_z - mean - along * z) * slope, 0.0)
+    by_x = tl.where(valid & alive, (by_z - mean - along * z) * slope, 0.0)
     everywhere = in_batch & (column < C)
     tl.store(gradient + row * C + column, by_x.to(gradient.dtype.element_ty), mask=everywhere)
     if TOTAL:
-        sum_when_last(outputs, total, arrived, tl.num_programs(0), M, 128)
+        sum_when_last(outputs, total, arrived, tl.num_programs(0), M, 1024)
