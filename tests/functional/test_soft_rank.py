@@ -68,7 +68,9 @@ def test_laplace_gradient_equals_that_of_its_definition():
         return (0.5 + 0.5 * gap.sign() * -torch.expm1(-gap.abs())).sum(-1) @ weight
 
     expected = torch.autograd.functional.jacobian(by_pairs, x + 1e-9 * torch.arange(12))
-    actual = torch.autograd.functional.jacobian(lambda v: soft_rank(v, softness=0.3)[0] @ weight, x)
+    actual = torch.autograd.functional.jacobian(
+        lambda v: soft_rank(v, method="laplace", softness=0.3)[0] @ weight, x
+    )
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -91,7 +93,7 @@ def test_laplace_gradient_equals_the_sum_over_pairs(softness, classes, dtype):
 @pytest.mark.parametrize("softness", [1e-300, 1e-30, 1e-6, 0.1, 1e30, 1e300])
 def test_laplace_gives_equal_values_equal_ranks_and_slopes_at_any_softness(softness):
     x = torch.randint(-9, 9, (4, 300), generator=torch.Generator().manual_seed(8)).float().requires_grad_()
-    rank = soft_rank(x, softness=softness)
+    rank = soft_rank(x, method="laplace", softness=softness)
     (slope,) = torch.autograd.grad((rank / 300).square().sum(), x)
     for values in (rank.detach(), slope):
         assert values.isfinite().all()
@@ -114,6 +116,16 @@ def test_l2_strength_is_the_projection_of_the_raw_values(strength):
     rank = soft_rank(x, method="l2", strength=strength)
     expected = [permutahedron_by_sklearn(row, strength) for row in x.numpy()]
     np.testing.assert_allclose(rank, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("outlier", [1e6, 1e15])
+def test_l2_of_the_others_does_not_feel_an_outlier(outlier):
+    x = normal(25, seed=2).sort().values
+    for place, value in ((-1, outlier), (0, -outlier)):
+        x[place] = value
+        rank = soft_rank(x, method="l2", strength=0.3)
+        expected = permutahedron_by_sklearn(x.numpy(), 0.3)
+        np.testing.assert_allclose(rank[1:-1], expected[1:-1], atol=1e-9)
 
 
 def test_l2_softness_is_k_standard_deviations_over_classes():
@@ -191,7 +203,7 @@ def test_tends_to_the_exact_rank(method, classes):
 
 def test_sharp_laplace_averages_ties_in_float32():
     x = torch.tensor([0.0, 1.0, 1.0, 5.0, 5.0, 5.0])
-    torch.testing.assert_close(soft_rank(x, softness=1e-6), exact_rank(x))
+    torch.testing.assert_close(soft_rank(x, method="laplace", softness=1e-6), exact_rank(x))
 
 
 @methods
@@ -246,14 +258,18 @@ def test_half_precision_is_computed_in_float32(method, dtype):
 
 
 @pytest.mark.parametrize(
-    ("method", "low", "high"), [("laplace", 0.3, 0.1), ("binned", 0.25, 0.0625), ("l2", 3.0, 3.0)]
+    ("method", "expected"),
+    [
+        ("binned", [0.25, 0.25, 0.03, 1 / 64, 1 / 64]),
+        ("laplace", [0.3, 0.3, 0.03, 0.02, 0.02]),
+        ("l2", [1.2, 3.0, 3.0, 3.0, 3.0]),
+    ],
 )
-def test_default_softness_is_softer_for_few_classes(method, low, high):
-    assert default_softness(method, 16) == low
-    assert default_softness(method, 17) == high
-    assert default_softness("l2", 4) == pytest.approx(1.2)
+def test_default_softness_is_three_gaps_within_bounds(method, expected):
+    for classes, softness in zip((4, 10, 100, 1000, 21841), expected, strict=True):
+        assert default_softness(method, classes) == pytest.approx(softness)
     x = normal(100)
-    assert torch.equal(soft_rank(x, method=method), soft_rank(x, method=method, softness=high))
+    assert torch.equal(soft_rank(x, method=method), soft_rank(x, method=method, softness=expected[2]))
 
 
 def extreme_rows(count, classes):

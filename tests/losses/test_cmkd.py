@@ -13,11 +13,11 @@ from tests.losses import references
 
 
 @pytest.mark.parametrize(
-    ("classes", "softness", "used"), [(10, None, 0.3), (30, None, 0.1), (10, 0.7, 0.7)], ids=str
+    ("classes", "softness", "knots"), [(10, None, 9), (30, None, 21), (500, None, 129), (10, 0.5, 5)], ids=str
 )
-def test_default_terms_equal_scipy(make_case, classes, softness, used):
+def test_default_terms_equal_scipy(make_case, classes, softness, knots):
     case = make_case(classes=classes)
-    values, ranks = references.cmkd_terms(case.student.numpy(), case.teacher.numpy(), used)
+    values, ranks = references.cmkd_terms(case.student.numpy(), case.teacher.numpy(), knots)
     difficulty = references.normalized_entropy(case.teacher.numpy())
     weight = (stats.rankdata(difficulty) - 0.5) / len(difficulty)
 

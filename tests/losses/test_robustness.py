@@ -8,7 +8,7 @@ import torch
 from cmkd.losses import CMKDLoss, DISTLoss, DKDLoss, KDLoss
 
 LOSSES = {
-    "laplace": CMKDLoss(intra_weight=1.0),
+    "laplace": CMKDLoss(rank_method="laplace", intra_weight=1.0),
     "binned": CMKDLoss(rank_method="binned", pearson_input="softmax", difficulty="student_entropy"),
     "l2": CMKDLoss(rank_method="l2", pearson_input="logits", difficulty_scale="batch_standardize"),
     "teacher_ce": CMKDLoss(difficulty="teacher_ce", difficulty_scale="none", combination="independent"),

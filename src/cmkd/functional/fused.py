@@ -167,7 +167,9 @@ def _compute_native(
     mask: Tensor | None,
     gradient: bool,
 ) -> tuple[_Terms, Tensor | None]:
-    softness = options.softness or default_softness(options.method, student.shape[1])
+    softness = options.softness
+    if softness is None:
+        softness = default_softness(options.method, student.shape[1])
     terms = native.terms(
         student,
         teacher,

@@ -57,7 +57,7 @@ def cmkd_loss(
     alpha: float = 32.0,
     tau: float = 1.0,
     pearson_input: PearsonInput = "zscore",
-    rank_method: RankMethod = "laplace",
+    rank_method: RankMethod = "binned",
     rank_softness: float | None = None,
     difficulty: Difficulty = "teacher_entropy",
     difficulty_scale: DifficultyScale = "batch_rank",
@@ -165,7 +165,7 @@ class CMKDLoss(DistillationLoss):
             z-scored).
         pearson_input: What the Pearson term compares: `"zscore"`, $\mathrm{softmax}(z / \tau)$ of the
             z-scored logits $z$; `"softmax"`, $\mathrm{softmax}(x / \tau)$; `"logits"`, $x$ itself.
-        rank_method: Soft rank on the student's side: `"laplace"`, `"binned"` or `"l2"`, see
+        rank_method: Soft rank on the student's side: `"binned"`, `"laplace"` or `"l2"`, see
             `cmkd.functional.soft_rank`. The teacher's side always has the exact, tie-averaged rank.
         rank_softness: Softness of that rank; None takes `cmkd.functional.default_softness`.
         difficulty: `"teacher_entropy"`, `"student_entropy"`, `"teacher_ce"` (reads the target) or
@@ -202,7 +202,7 @@ class CMKDLoss(DistillationLoss):
         alpha: float = 32.0,
         tau: float = 1.0,
         pearson_input: PearsonInput = "zscore",
-        rank_method: RankMethod = "laplace",
+        rank_method: RankMethod = "binned",
         rank_softness: float | None = None,
         difficulty: Difficulty = "teacher_entropy",
         difficulty_scale: DifficultyScale = "batch_rank",
