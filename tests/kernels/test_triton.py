@@ -16,7 +16,7 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("nothing is compiled in Triton's interpreter", allow_module_level=True)
 
-FLAGS = {"PEARSON": True, "RANKED": True, "FLIP": False, "CONVEX": True, "TOTAL": True}
+FLAGS = {"PEARSON": True, "RANKED": True, "FLIP": False, "CONVEX": True, "GIVEN": False, "TOTAL": True}
 INTEGERS = {"M", "C", "student_stride", "teacher_stride", "mask_stride"}
 NUMBERS = {"inverse_tau", "pearson_weight", "spearman_weight"}
 

@@ -176,9 +176,17 @@ def test_weights_and_factors(classes):
             definition(student, teacher, knots=9, **options),
             **long,
         )
-    got = cmkd_rows(student, teacher, knots=9, weight=given, pearson_weight=2.0, spearman_weight=0.5, scale=8)
-    expected = 8 * (2 * (1 - given) * got.pearson + 0.5 * given * got.spearman)
-    torch.testing.assert_close(got.combined, expected)
+    options = {"weight": given, "pearson_weight": 2.0, "spearman_weight": 0.5, "scale": 8}
+    got = cmkd_rows(student, teacher, knots=9, **options)
+    torch.testing.assert_close(got.combined, 8 * (2 * (1 - given) * got.pearson + 0.5 * given * got.spearman))
+    both = cmkd_rows(student, teacher, knots=9, value_weight=given.flip(0), **options)
+    torch.testing.assert_close(
+        both.combined, 8 * (2 * given.flip(0) * got.pearson + 0.5 * given * got.spearman)
+    )
+    # Linear in the two weights: what the terms alone have for a gradient adds up to that of both.
+    value, rank = (cmkd_rows(student, teacher, knots=9, weight=w).grad for w in (given * 0, given * 0 + 1))
+    v, w = 16 * given.flip(0).unsqueeze(1), 4 * given.unsqueeze(1)
+    torch.testing.assert_close(both.grad, v * value + w * rank, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("classes", [10, 1100])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cmkd.functional import exact_rank
+from cmkd.functional.rank import exact_rank
 
 # A whole row is held in registers up to here; beyond, it is read in tiles.
 MOST_IN_REGISTERS = 1024
@@ -26,6 +26,7 @@ class Call(NamedTuple):
     student: Tensor
     teacher: Tensor
     mask: Tensor | None
+    value_weight: Tensor | None
     outputs: Tensor
     """(5, M): loss, P, S, weight, hardness."""
     grad: Tensor
@@ -77,6 +78,7 @@ def launch_whole(call: Call, weight: Tensor | str | None, flags: dict[str, bool]
         call.teacher,
         mask,
         weights,
+        weights if call.value_weight is None else call.value_weight,
         call.outputs.new_empty(samples * 2 * layout["RAMPS"]),
         call.outputs,
         call.grad,
@@ -90,6 +92,7 @@ def launch_whole(call: Call, weight: Tensor | str | None, flags: dict[str, bool]
         *call.factors,
         MASK=masked,
         RANKED=is_ranked,
+        GIVEN=call.value_weight is not None,
         TOTAL=has_total,
         enable_fp_fusion=True,
         **layout,
@@ -132,6 +135,7 @@ def launch_tiled(call: Call, weight: Tensor | str | None, flags: dict[str, bool]
         call.teacher,
         mask,
         weights,
+        weights if call.value_weight is None else call.value_weight,
         *tables,
         call.outputs,
         call.grad,
@@ -145,6 +149,7 @@ def launch_tiled(call: Call, weight: Tensor | str | None, flags: dict[str, bool]
         *call.factors,
         MASK=masked,
         RANKED=is_ranked,
+        GIVEN=call.value_weight is not None,
         enable_fp_fusion=True,
         **layout,
         **flags,
@@ -187,7 +192,7 @@ def tiled_layout(knots: int) -> dict[str, Any]:
 def _weights(call: Call, weight: Tensor | str | None) -> tuple[Tensor, bool]:
     """Return what the kernel reads weights from, and whether it has to rank it within the batch."""
     if isinstance(weight, Tensor):
-        return weight.to(torch.float32).contiguous(), False
+        return weight, False
     if weight == "batch_rank" and len(call.hardness) > MOST_RANKED:
         return (exact_rank(call.hardness) - 0.5) / len(call.hardness), False
     return call.hardness, weight == "batch_rank"

@@ -90,13 +90,14 @@ def cmkd_rows(
     tau: float = 1.0,
     mask: Tensor | None = None,
     weight: Tensor | Literal["batch_rank", "none"] = "batch_rank",
+    value_weight: Tensor | None = None,
     flip: bool = False,
     convex: bool = True,
     pearson_weight: float = 1.0,
     spearman_weight: float = 1.0,
     scale: float = 1.0,
 ) -> RowLoss:
-    r"""Compute $c_i = s\,[\lambda_P (1 - w_i) P_i + \lambda_S w_i S_i]$ of every row and its gradient.
+    r"""Compute $c_i = s\,[\lambda_P v_i P_i + \lambda_S w_i S_i]$ of every row and its gradient.
 
     P compares $\mathrm{softmax}(z / \tau)$ of the z-scored rows, S the binned rank of the student with the
     tie-averaged rank of the teacher. That rank is exact for up to 1024 classes. Beyond, it is read off a
@@ -115,8 +116,9 @@ def cmkd_rows(
         mask: Bool, True for valid classes, (C,) or (M, C). None for all.
         weight: w, (M,); or computed from the teacher's entropy H / log C, as it is (`"none"`) or by its
             rank in the batch (`"batch_rank"`).
+        value_weight: v, (M,). None for 1 - w, or for 1 unless `convex`.
         flip: Take 1 - w for w.
-        convex: Weigh P by 1 - w; by 1 if False.
+        convex: See `value_weight`.
         pearson_weight: $\lambda_P$.
         spearman_weight: $\lambda_S$.
         scale: s.
@@ -130,6 +132,7 @@ def cmkd_rows(
         mask,
         knots,
         weight,
+        value_weight,
         inverse_tau=1.0 / tau,
         pearson_weight=scale * pearson_weight,
         spearman_weight=scale * spearman_weight,
@@ -150,6 +153,7 @@ def spearman_rows(
         mask,
         knots,
         None,
+        None,
         inverse_tau=1.0,
         pearson_weight=0.0,
         spearman_weight=scale,
@@ -163,6 +167,7 @@ def _rows(
     mask: Tensor | None,
     knots: int,
     weight: Tensor | str | None,
+    value_weight: Tensor | None,
     *,
     inverse_tau: float,
     pearson_weight: float,
@@ -178,6 +183,7 @@ def _rows(
         student,
         teacher,
         mask,
+        _as_weight(value_weight) if value_weight is not None else None,
         outputs=outputs,
         grad=student.new_empty((samples, classes), dtype=grad_dtype),
         total=student.new_empty((), dtype=torch.float32),
@@ -187,7 +193,7 @@ def _rows(
     )
     launch = launch_whole if classes <= MOST_IN_REGISTERS else launch_tiled
     with on_device_of(student):
-        launch(call, weight, flags)
+        launch(call, _as_weight(weight) if isinstance(weight, Tensor) else weight, flags)
     return RowLoss(
         combined=combined,
         total=call.total,
@@ -197,3 +203,7 @@ def _rows(
         hardness=hardness if measured else None,
         grad=call.grad,
     )
+
+
+def _as_weight(weight: Tensor) -> Tensor:
+    return weight.detach().to(torch.float32).contiguous()

@@ -92,6 +92,7 @@ def tiled_rows(
     teacher,
     mask,
     weights,
+    value_weights,
     facts,
     beyond,
     below,
@@ -118,6 +119,7 @@ def tiled_rows(
     RANKED: tl.constexpr,
     FLIP: tl.constexpr,
     CONVEX: tl.constexpr,
+    GIVEN: tl.constexpr,
 ):
     """Write loss, terms, weight, and gradient of one row; arguments as in `whole_rows`, tables as above."""
     row = tl.program_id(0).to(tl.int64)
@@ -175,7 +177,12 @@ def tiled_rows(
             w = tl.load(weights + row)
         if FLIP:
             w = 1.0 - w
-        value_weight = pearson_weight * ((1.0 - w) if CONVEX else 1.0)
+        share = w * 0.0 + 1.0
+        if GIVEN:
+            share = tl.load(value_weights + row)
+        elif CONVEX:
+            share = 1.0 - w
+        value_weight = pearson_weight * share
         curved = alive & is_curved(tl.load(facts + REACH), inverse_tau)
         curved = curved & is_curved(tl.load(facts + FACTS + REACH), inverse_tau)
         value_r, value_pull, value_drag = correlation(

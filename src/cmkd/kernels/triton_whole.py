@@ -65,6 +65,7 @@ def whole_rows(
     teacher,
     mask,
     weights,
+    value_weights,
     beyond_knots,
     outputs,
     gradient,
@@ -89,13 +90,14 @@ def whole_rows(
     RANKED: tl.constexpr,
     FLIP: tl.constexpr,
     CONVEX: tl.constexpr,
+    GIVEN: tl.constexpr,
     TOTAL: tl.constexpr,
 ):
     """Write loss, terms, weight, and gradient of every row.
 
     `outputs` is (4, M) in that order, `beyond_knots` (M, 2, RAMPS) is working memory. `weights` holds the
-    weight of the Spearman term, or with RANKED the hardness that it follows from; it is not read without
-    PEARSON.
+    weight of the Spearman term, or with RANKED the hardness that it follows from, and with GIVEN
+    `value_weights` that of the Pearson term; neither is read without PEARSON.
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     in_batch = row < M
@@ -168,7 +170,12 @@ def whole_rows(
             w = tl.load(weights + row, mask=in_batch, other=0.0)
         if FLIP:
             w = 1.0 - w
-        value_weight = pearson_weight * ((1.0 - w) if CONVEX else tl.full((ROWS, 1), 1.0, tl.float32))
+        share = tl.full((ROWS, 1), 1.0, tl.float32)
+        if GIVEN:
+            share = tl.load(value_weights + row, mask=in_batch, other=0.0)
+        elif CONVEX:
+            share = 1.0 - w
+        value_weight = pearson_weight * share
         e, _ = exponentials(z, largest, inverse_tau, valid)
         e_t, _ = exponentials(z_t, largest_t, inverse_tau, valid)
         a = tl.where(valid, e - tl.sum(e, 1, keep_dims=True) / count, 0.0)
