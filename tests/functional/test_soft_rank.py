@@ -260,7 +260,7 @@ def test_half_precision_is_computed_in_float32(method, dtype):
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
-        ("binned", [0.25, 0.25, 0.03, 1 / 64, 1 / 64]),
+        ("binned", [0.25, 0.25, 1 / 32, 1 / 32, 1 / 32]),
         ("laplace", [0.3, 0.3, 0.03, 0.02, 0.02]),
         ("l2", [1.2, 3.0, 3.0, 3.0, 3.0]),
     ],

@@ -24,9 +24,9 @@ from cmkd.kernels.native import RankOptions
 
 RankMethod = Literal["binned", "laplace", "l2"]
 
-# Least and largest default softness, in standard deviations. Below the least nothing is gained, and the binned
-# rank would need more knots; above the largest the bias grows, see docs/ranking.md.
-_DEFAULT_RANGE = {"binned": (1 / 64, 0.25), "laplace": (0.02, 0.3)}
+# Least and largest default softness, in standard deviations. Below the least little is gained, and the binned
+# rank would need more knots than a GPU has registers for; above the largest the bias grows (docs/ranking.md).
+_DEFAULT_RANGE = {"binned": (1 / 32, 0.25), "laplace": (0.02, 0.3)}
 
 
 @torch.no_grad()
@@ -162,7 +162,7 @@ def default_softness(method: RankMethod, num_classes: int) -> float:
         num_classes: Length C of a row.
 
     Returns:
-        Standard deviations of a row for `"binned"`, between 1/64 and 0.25, and for `"laplace"`, between 0.02
+        Standard deviations of a row for `"binned"`, between 1/32 and 0.25, and for `"laplace"`, between 0.02
         and 0.3; for `"l2"` the factor k, 3 from 10 classes on.
 
     Raises:
@@ -170,7 +170,7 @@ def default_softness(method: RankMethod, num_classes: int) -> float:
 
     Example:
         >>> default_softness("binned", 100), default_softness("binned", 10), default_softness("l2", 100)
-        (0.03, 0.25, 3.0)
+        (0.03125, 0.25, 3.0)
     """
     if method == "l2":
         # Never a strength above 0.3 standard deviations: with three classes k = 3 pools nearly every row.
