@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from cmkd.functional.isotonic import isotonic_blocks
-from cmkd.functional.masking import fill_masked, valid_count
+from cmkd.functional.masking import valid_count
 from cmkd.functional.precision import as_double
 
 
@@ -35,19 +36,21 @@ def permutahedron_rank(x: Tensor, strength: float | Tensor, mask: Tensor | None 
     Returns:
         Soft ranks, (..., C), 0 in masked places.
     """
-    wide = fill_masked(as_double(x), mask, -1)
-    # The rank does not feel an offset of the row, the rounding does.
-    scaled = (wide - wide.detach().amax(-1, keepdim=True)) / strength
+    wide = as_double(x)
     count = valid_count(wide, mask, -1)
     position = torch.arange(x.shape[-1], dtype=wide.dtype, device=x.device)
-    if mask is None:
-        ordered, order = scaled.sort(dim=-1, descending=True)
-    else:
-        # Masked values come last, in blocks of their own.
-        ordered, order = torch.where(mask, scaled, -torch.inf).sort(dim=-1, descending=True)
+    # Masked values come last, in blocks of their own.
+    key = wide if mask is None else torch.where(mask, wide, -torch.inf)
+    ordered, order = key.sort(dim=-1, descending=True)
+    # The rank does not feel an offset of the row, the rounding does.
+    middle = ordered.detach().gather(-1, (count / 2).long().expand(*x.shape[:-1], 1))
+    ordered = (ordered - middle) / strength
+    if mask is not None:
         ordered = torch.where(position < count, ordered, 0.0)
     weight = (count - position).expand_as(ordered)
-    block = isotonic_blocks(ordered - weight, count)
+    # No block spans a gap of C. A wider one would only drown the other values in rounding.
+    gap = (ordered[..., :-1] - ordered[..., 1:]).detach().clamp(0, x.shape[-1])
+    block = isotonic_blocks(-pad(gap, (1, 0)).cumsum(-1) - weight, count)
     size = torch.zeros_like(weight).scatter_add(-1, block, torch.ones_like(weight)).clamp(min=1)
     # The mean over the block, of what the blocks do not change at once and of what they do.
     rank = ordered - _block_mean(ordered, block, size) + _block_mean(weight, block, size)
