@@ -260,9 +260,7 @@ def _define(
 ) -> _Terms:
     """Compute the weighted sum and both terms of (M, C) rows."""
     with full_precision(student):
-        finite = student.isfinite() & teacher.isfinite()
-        comparable = (finite if mask is None else finite | ~mask).all(-1, keepdim=True)
-        student, teacher = (torch.where(comparable, as_float(x), 0.0) for x in (student, teacher))
+        student, teacher = blank_rows(as_float(student), as_float(teacher), mask, dim=-1)
         soft = soft_rank(student, method=options.method, softness=options.softness, mask=mask)
         spearman_term = 1 - pearson(soft, exact_rank(teacher, mask=mask), mask=mask)
         pearson_term = None
@@ -271,6 +269,13 @@ def _define(
                 _soften(student, options.tau, mask), _soften(teacher, options.tau, mask), mask=mask
             )
         return _weigh(pearson_term, spearman_term, weights), pearson_term, spearman_term
+
+
+def blank_rows(student: Tensor, teacher: Tensor, mask: Tensor | None, *, dim: int) -> tuple[Tensor, Tensor]:
+    """Set rows with NaN or infinity in a valid place of either to 0, so that they count as constant."""
+    finite = student.isfinite() & teacher.isfinite()
+    comparable = (finite if mask is None else finite | ~mask).all(dim, keepdim=True)
+    return torch.where(comparable, student, 0.0), torch.where(comparable, teacher, 0.0)
 
 
 def _soften(rows: Tensor, tau: float, mask: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cmkd.functional import log_probabilities, pearson, standardize
-from cmkd.functional.fused import TermOptions, correlation_terms
+from cmkd.functional.fused import TermOptions, blank_rows, correlation_terms
 from cmkd.functional.logits import as_rows, check_logits, common_dtype, reduce
 from cmkd.functional.precision import as_float, float_dtype, full_precision
 from cmkd.functional.tracing import is_traced
@@ -41,11 +41,14 @@ def weigh_terms(
     dtype = common_dtype(student, teacher)
     if dtype == torch.float64:
         student, teacher = student.double(), teacher.double()
+    fused = options["pearson_input"] == "zscore"
+    was_checked = student.device.type == "cpu" and not is_traced()
+    if not was_checked and (not fused or options["intra_weight"] or options["difficulty"] == "teacher_ce"):
+        student, teacher = blank_rows(student, teacher, valid, dim=1)
     with full_precision(student):
         hardness, weight = _weigh(student, teacher, target, options, valid)
         value_share = 1 - weight if options["combination"] == "convex" else torch.ones_like(weight)
         value_weight = options["pearson_weight"] * value_share
-        fused = options["pearson_input"] == "zscore"
         ranking = TermOptions(options["rank_method"], options["rank_softness"], options["tau"])
         per_sample, value_term, rank_term = correlation_terms(
             student,
