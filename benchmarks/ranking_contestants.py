@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cmkd import CMKDLoss
 from cmkd.functional import RankMethod, spearman_loss, standardize
-from cmkd.kernels import native
+from cmkd.kernels import native, switch
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -61,7 +61,7 @@ def contestants(device: str) -> dict[str, Contestant]:
         loss = functools.partial(spearman_loss, method=method)
         if fast:
             found[method] = Contestant(f"Spearman, {method}", loss)
-        found[f"{method}-pure"] = Contestant(f"Spearman, {method}, pure torch", loss, native.disabled)
+        found[f"{method}-pure"] = Contestant(f"Spearman, {method}, pure torch", loss, switch.disabled)
     for package in ("torchsort", "torchpsort"):
         if find_spec(package):
             peer = Contestant(f"Spearman, {package} l2", peer_loss(package))
@@ -69,7 +69,7 @@ def contestants(device: str) -> dict[str, Contestant]:
                 found[package] = peer
     if fast:
         found["cmkd"] = Contestant("whole CMKD loss", CMKDLoss())
-    found["cmkd-pure"] = Contestant("whole CMKD loss, pure torch", CMKDLoss(), native.disabled)
+    found["cmkd-pure"] = Contestant("whole CMKD loss, pure torch", CMKDLoss(), switch.disabled)
     return found
 
 

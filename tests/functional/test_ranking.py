@@ -11,7 +11,7 @@ from scipy import stats
 
 from cmkd.errors import InputError
 from cmkd.functional import exact_rank, pearson, soft_rank, spearman_loss
-from cmkd.kernels import native
+from cmkd.kernels import switch
 
 METHODS = ["laplace", "binned", "l2"]
 methods = pytest.mark.parametrize("method", METHODS)
@@ -20,7 +20,7 @@ means = pytest.mark.parametrize("means", ["compiled", "plain"])
 
 
 def by(means):
-    return contextlib.nullcontext() if means == "compiled" else native.disabled()
+    return contextlib.nullcontext() if means == "compiled" else switch.disabled()
 
 
 def normal(*shape, seed=0, dtype=torch.float32):

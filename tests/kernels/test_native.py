@@ -11,8 +11,9 @@ import torch
 from scipy import stats
 
 from cmkd.functional import soft_rank
-from cmkd.functional.fused import TermOptions, correlation_terms, normalized_entropy
-from cmkd.kernels import compiling, native
+from cmkd.functional.definition import TermOptions
+from cmkd.functional.fused import correlation_terms, normalized_entropy
+from cmkd.kernels import compiling, native, switch
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"no compiled kernels: {native.describe()}")
 methods = pytest.mark.parametrize("method", ["laplace", "binned", "l2"])
@@ -86,7 +87,7 @@ def test_subnormal_rows_count_as_constant(method):
 @pytest.mark.parametrize("strength", [0.01, 1.0])
 def test_raw_strength_equals_the_definition(strength):
     x = normal(4, 50) * 3 + 100
-    with native.disabled():
+    with switch.disabled():
         expected = soft_rank(x.double(), method="l2", strength=strength)
     torch.testing.assert_close(
         soft_rank(x, method="l2", strength=strength).double(), expected, atol=1e-4, rtol=1e-5
@@ -119,12 +120,12 @@ def terms_of(student, teacher, method, mask, weights):
 @pytest.mark.parametrize("by", ["kernels", "chunks"])
 def test_terms_and_their_gradient_equal_the_definition_in_float64(method, shape, masked, by, monkeypatch):
     monkeypatch.setattr(
-        "cmkd.functional.fused.CHUNK", 60
+        "cmkd.functional.chunks.CHUNK", 60
     )  # less than a row, some rows, part of the positions
     student, teacher = normal(*shape), normal(*shape, seed=1)
     mask = normal(*shape, seed=2) > -0.5 if masked else None
     weights = (normal(shape[0], *shape[2:], seed=3).abs(), normal(shape[0], *shape[2:], seed=4).abs())
-    with native.disabled() if by == "chunks" else contextlib.nullcontext():
+    with switch.disabled() if by == "chunks" else contextlib.nullcontext():
         terms, grad = terms_of(student, teacher, method, mask, weights)
     expected, expected_grad = terms_of(student.double(), teacher.double(), method, mask, weights)
     for term, wanted in zip(terms, expected, strict=True):
@@ -184,7 +185,7 @@ def test_only_plain_float_tensors_on_cpu_are_taken():
     assert not native.usable(x.to("meta"))
     assert not native.usable(x.to_sparse())
     assert not native.usable(torch.nested.nested_tensor([x, x], layout=torch.jagged))
-    with native.disabled():
+    with switch.disabled():
         assert not native.usable(x)
 
 
@@ -224,7 +225,7 @@ def test_compiles_once_and_replaces_a_broken_file(tmp_path):
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
-        ({"CMKD_NATIVE": "0"}, "switched off by CMKD_NATIVE=0"),
+        ({"CMKD_KERNELS": "0"}, "kernels are switched off"),
         ({"PATH": "", "CC": ""}, "no C compiler found"),
         ({"CC": "false"}, "false failed"),
     ],

@@ -21,11 +21,20 @@ INTEGERS = {"M", "C", "student_stride", "teacher_stride", "mask_stride"}
 NUMBERS = {"inverse_tau", "pearson_weight", "spearman_weight"}
 
 
-def test_results_in_the_interpreter():
+@pytest.mark.parametrize("name", ["test_triton_interpreted.py", "test_triton_losses_interpreted.py"])
+def test_results_in_the_interpreter(name):
     """In a process of its own: the interpreter is chosen when Triton is imported."""
-    file = Path(__file__).with_name("test_triton_interpreted.py")
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", str(file)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-n",
+            "0",
+            "-p",
+            "no:cacheprovider",
+            str(Path(__file__).with_name(name)),
+        ],
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

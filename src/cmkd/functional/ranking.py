@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from cmkd.errors import unknown_name
-from cmkd.functional.fused import TermOptions, correlation_terms
+from cmkd.functional.definition import TermOptions
+from cmkd.functional.fused import correlation_terms
 from cmkd.functional.logits import Reduction, check_logits, reduce
 from cmkd.functional.rank import RankMethod, check_rank_options
 

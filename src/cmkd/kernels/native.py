@@ -1,21 +1,18 @@
 """The C kernels on CPU tensors: what cmkd.functional defines, row by row, several times as fast.
 
-Chosen by `usable`; everything else is left to the caller. Set the environment variable `CMKD_NATIVE=0` to
-keep them out of a process altogether.
+Chosen by `usable`; everything else is left to the caller.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from cmkd.kernels import switch
 from cmkd.kernels.compiling import CannotCompile, load_library
 
 _log = logging.getLogger(__name__)
@@ -83,7 +80,6 @@ class _State:
     library: ctypes.CDLL | None = None
     #: Why there is none; empty as long as nobody has asked.
     reason: str = ""
-    switched_off = 0
 
 
 def usable(*tensors: Tensor | None) -> bool:
@@ -99,12 +95,10 @@ def usable(*tensors: Tensor | None) -> bool:
 
 def available() -> bool:
     """Whether this process has the compiled kernels, without regard to any tensor."""
-    if _State.switched_off:
+    if not switch.enabled():
         return False
     if _State.library is None and not _State.reason:
         try:
-            if os.environ.get("CMKD_NATIVE") == "0":
-                raise CannotCompile("switched off by CMKD_NATIVE=0")
             _State.library = load_library()
         except CannotCompile as error:
             _State.reason = str(error)
@@ -117,17 +111,7 @@ def describe() -> str:
     if available() and _State.library is not None:
         threaded = ctypes.c_int.in_dll(_State.library, "cmkd_openmp").value
         return "compiled C" + ("" if threaded else ", one thread")
-    return f"plain PyTorch ({_State.reason or 'switched off'})"
-
-
-@contextmanager
-def disabled() -> Iterator[None]:
-    """Return a context in which all is computed in plain PyTorch: for comparisons and tests."""
-    _State.switched_off += 1
-    try:
-        yield
-    finally:
-        _State.switched_off -= 1
+    return f"plain PyTorch ({_State.reason or 'kernels are switched off'})"
 
 
 def exact_rank(x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -146,8 +146,7 @@ def cmkd_loss(
         "intra_weight": intra_weight,
         "reduction": reduction,
     }
-    result = weigh_terms(student_logits, teacher_logits, target, options, mask=mask)
-    return result if parts else result.loss
+    return weigh_terms(student_logits, teacher_logits, target, options, mask=mask, parts=parts)
 
 
 _OPTION_NAMES = tuple(CMKDOptions.__annotations__)
@@ -264,8 +263,9 @@ class CMKDLoss(DistillationLoss):
     ) -> Tensor | CMKDParts:
         """Return the loss, or with `parts` its parts; shapes, mask and errors as in `cmkd_loss`."""
         options = self._cmkd_options()
-        result = weigh_terms(student_logits, teacher_logits, target, options, mask=mask, watch=self.watch)
-        return result if parts else result.loss
+        return weigh_terms(
+            student_logits, teacher_logits, target, options, mask=mask, watch=self.watch, parts=parts
+        )
 
     def _cmkd_options(self) -> CMKDOptions:
         """Return the options of CMKD alone, without those that a subclass may add."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cmkd.functional import log_probabilities, pearson, standardize
-from cmkd.functional.fused import TermOptions, blank_rows, correlation_terms
+from cmkd.functional import fused_triton, log_probabilities, pearson, standardize
+from cmkd.functional.definition import TermOptions, blank_rows
+from cmkd.functional.fused import correlation_terms
+from cmkd.functional.fused_triton import Weighting
 from cmkd.functional.logits import as_rows, check_logits, common_dtype, reduce
 from cmkd.functional.precision import as_float, float_dtype, full_precision
 from cmkd.functional.tracing import is_traced
@@ -24,7 +26,8 @@ def weigh_terms(
     *,
     mask: Tensor | None = None,
     watch: SpearmanWatch | None = None,
-) -> CMKDParts:
+    parts: bool = True,
+) -> CMKDParts | Tensor:
     """Compute the loss and its parts; shapes, options and errors as in `cmkd.losses.cmkd_loss`.
 
     Args:
@@ -34,6 +37,7 @@ def weigh_terms(
         options: All of them.
         mask: Valid classes, bool: (C,), (N, C) or the shape of the logits; or None.
         watch: Counts calls for the warning; None takes the one of this process for such input.
+        parts: Return the parts, and not the loss alone.
     """
     check_cmkd_options(options)
     valid = check_logits(student_logits, teacher_logits, target, mask)
@@ -41,6 +45,13 @@ def weigh_terms(
     dtype = common_dtype(student, teacher)
     if dtype == torch.float64:
         student, teacher = student.double(), teacher.double()
+    ranking = TermOptions(options["rank_method"], options["rank_softness"], options["tau"])
+    if not is_traced():
+        watch = watch or shared_watch(ranking.method, student.shape[1])
+        watch.look(student, method=ranking.method, softness=ranking.softness, mask=valid)
+        if _is_plain(options) and fused_triton.usable(student, teacher, ranking, valid):
+            return _on_gpu(student, teacher, ranking, options, valid, parts)
+
     fused = options["pearson_input"] == "zscore"
     was_checked = student.device.type == "cpu" and not is_traced()
     if not was_checked and (not fused or options["intra_weight"] or options["difficulty"] == "teacher_ce"):
@@ -49,7 +60,6 @@ def weigh_terms(
         hardness, weight = _weigh(student, teacher, target, options, valid)
         value_share = 1 - weight if options["combination"] == "convex" else torch.ones_like(weight)
         value_weight = options["pearson_weight"] * value_share
-        ranking = TermOptions(options["rank_method"], options["rank_softness"], options["tau"])
         per_sample, value_term, rank_term = correlation_terms(
             student,
             teacher,
@@ -58,10 +68,6 @@ def weigh_terms(
             options=ranking,
             mask=valid,
         )
-        if not is_traced():
-            watch = watch or shared_watch(ranking.method, student.shape[1])
-            watch.look(student, method=ranking.method, softness=ranking.softness, mask=valid)
-
         intra_weight, intra = options["intra_weight"], torch.zeros((), dtype=dtype, device=student.device)
         if value_term is None or intra_weight:
             mine, theirs = (_pearson_input(x, options, valid) for x in (student, teacher))
@@ -72,6 +78,8 @@ def weigh_terms(
                 intra = _intra_class(mine, theirs, valid)
                 per_sample = per_sample + intra_weight * intra
         loss = reduce(options["alpha"] * per_sample, options["reduction"])
+    if not parts:
+        return loss
     return CMKDParts(
         loss=loss,
         pearson=value_term.detach(),
@@ -79,6 +87,53 @@ def weigh_terms(
         weight=weight,
         difficulty=hardness,
         intra=intra.detach(),
+    )
+
+
+def _is_plain(options: CMKDOptions) -> bool:
+    """Whether the kernels that compute CMKD as a whole know these options."""
+    return (
+        options["pearson_input"] == "zscore"
+        and options["difficulty"] == "teacher_entropy"
+        and options["difficulty_scale"] in ("batch_rank", "none")
+        and options["intra_weight"] == 0
+    )
+
+
+def _on_gpu(
+    student: Tensor,
+    teacher: Tensor,
+    ranking: TermOptions,
+    options: CMKDOptions,
+    mask: Tensor | None,
+    parts: bool,
+) -> CMKDParts | Tensor:
+    """Compute everything in two launches, and the gradient in a third: a launch costs more than its work."""
+    samples = student.numel() // student.shape[1]
+    result = fused_triton.whole_loss(
+        student,
+        teacher,
+        options=ranking,
+        weighting=Weighting(
+            scale="none" if options["difficulty_scale"] == "none" else "batch_rank",
+            flip=options["hard_samples"] == "values",
+            convex=options["combination"] == "convex",
+            pearson_weight=options["pearson_weight"],
+            spearman_weight=options["spearman_weight"],
+            factor=options["alpha"] / (samples if options["reduction"] == "mean" else 1),
+        ),
+        mask=mask,
+        per_sample=options["reduction"] == "none",
+    )
+    if not parts:
+        return result.loss
+    return CMKDParts(
+        loss=result.loss,
+        pearson=result.pearson,
+        spearman=result.spearman,
+        weight=result.weight,
+        difficulty=result.difficulty,
+        intra=torch.zeros_like(result.weight.flatten()[0]),
     )
 
 

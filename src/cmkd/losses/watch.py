@@ -17,8 +17,10 @@ from cmkd.functional.rank import RankMethod
 # The soft ranks count as degenerate when they bend away from a straight line in the logits by less than
 # this fraction of what the exact ranks do.
 LEAST_BEND = 0.05
-# Rows looked at in one call: the mean over these is accurate enough, and dense predictions have millions.
-MOST_ROWS = 1024
+# Values looked at in one call, but never fewer rows: the mean over these is accurate enough, and dense
+# predictions have millions of rows.
+MOST_VALUES = 2**18
+LEAST_ROWS = 4
 
 # A warning points at the first line outside these folders: the user's, however the loss was called.
 _INTERNAL = tuple(f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], Path(torch.__file__).parent))
@@ -59,8 +61,9 @@ class SpearmanWatch:
                 " use KDLoss."
             )
             return
-        x = as_rows(student[:MOST_ROWS])[:MOST_ROWS]
-        valid = None if mask is None else as_rows(mask.expand(student.shape)[:MOST_ROWS])[:MOST_ROWS]
+        rows = max(LEAST_ROWS, MOST_VALUES // classes)
+        x = as_rows(student[:rows])[:rows]
+        valid = None if mask is None else as_rows(mask.expand(student.shape)[:rows])[:rows]
         soft = soft_rank(x, method=method, softness=softness, mask=valid)
         exact = exact_rank(x, mask=valid)
         # A constant row is on a straight line, too, but correlates 0; and so, elsewhere than on CPU, where it

@@ -1,0 +1,74 @@
+"""The correlation terms and their gradient by their definition, on a bounded number of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from cmkd.functional.definition import TermOptions, Terms, Weights, define_rows
+from cmkd.functional.logits import as_rows
+
+#: Values that the definition is computed on at a time: their temporaries, about twenty times as many, stay in
+#: the cache of a CPU. On an accelerator it takes more of them to be busy.
+CHUNK = 2**18
+CHUNK_ON_ACCELERATOR = 2**23
+
+
+def compute_in_chunks(
+    student: Tensor,
+    teacher: Tensor,
+    weights: Weights,
+    options: TermOptions,
+    mask: Tensor | None,
+    gradient: bool,
+) -> tuple[Terms, Tensor | None]:
+    """Build and leave the graph of the definition chunk by chunk."""
+    samples, classes, *positions = student.shape
+    slope = (
+        student.new_empty(student.numel() // classes, classes, dtype=_slope_dtype(student))
+        if gradient
+        else None
+    )
+    parts: list[Terms] = []
+    for here, rows, other, valid in in_chunks(student, teacher, mask):
+        values = None if weights[0] is None else weights[0].reshape(-1)[here]
+        with torch.set_grad_enabled(gradient):
+            leaf = rows.detach().requires_grad_(gradient)
+            terms = define_rows(leaf, other, (values, weights[1].reshape(-1)[here]), options, valid)
+            if slope is not None:
+                slope[here] = torch.autograd.grad(terms[0].sum(), leaf)[0]
+        parts.append((terms[0].detach(), None if terms[1] is None else terms[1].detach(), terms[2].detach()))
+    weighted, pearson_term, spearman_term = (
+        None if part[0] is None else torch.cat(part).reshape(samples, *positions)
+        for part in zip(*parts, strict=True)
+    )
+    assert weighted is not None
+    assert spearman_term is not None
+    if slope is not None:
+        slope = slope.reshape(samples, *positions, classes).movedim(-1, 1)
+    return (weighted, pearson_term, spearman_term), slope
+
+
+def _slope_dtype(student: Tensor) -> torch.dtype:
+    """Return what the gradient is kept in: float16 would lose the small ones of many classes."""
+    return torch.float32 if student.dtype == torch.float16 else student.dtype
+
+
+def in_chunks(
+    x: Tensor, other: Tensor, mask: Tensor | None
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
+    """Yield chunks of rows, as (M, C), after the slice of all rows that each of them is."""
+    limit = CHUNK if x.device.type == "cpu" else CHUNK_ON_ACCELERATOR
+    tensors = [t.expand(x.shape).reshape(*x.shape[:2], -1) for t in (x, other, mask) if t is not None]
+    samples, classes = x.shape[:2]
+    positions = x[0, 0].numel()
+    step = max(1, limit // classes)
+    for sample in range(0, samples, max(1, step // positions)):
+        below = min(samples, sample + max(1, step // positions))
+        for position in range(0, positions, step):
+            end = min(positions, position + step)
+            first, second, *flags = [as_rows(t[sample:below, :, position:end]) for t in tensors]
+            rows = slice(sample * positions + position, (below - 1) * positions + end)
+            yield rows, first, second, flags[0] if flags else None
