@@ -61,11 +61,14 @@ def exact_rank(x: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tenso
     rows = fill_masked(as_rows(values, dim), valid, -1)
     ordered, order = rows.sort(dim=-1)
     position = torch.arange(1, rows.shape[-1] + 1, dtype=float_dtype(x), device=x.device).expand_as(ordered)
-    # A run of equal values takes the mean of its first and its last position.
     step = ordered[..., 1:] != ordered[..., :-1]
-    first = torch.where(pad(step, (1, 0), value=True), position, 0.0).cummax(-1).values
-    last = torch.where(pad(step, (0, 1), value=True), position, torch.inf).flip(-1).cummin(-1).values.flip(-1)
-    rank = torch.zeros_like(first).scatter(-1, order, (first + last) / 2)
+    # Where it costs nothing to look (on CPU), rows without a tie are done already.
+    if x.device.type != "cpu" or is_traced() or not step.all():
+        # A run of equal values takes the mean of its first and its last position.
+        first = torch.where(pad(step, (1, 0), value=True), position, 0.0).cummax(-1).values
+        last = torch.where(pad(step, (0, 1), value=True), position, torch.inf).flip(-1).cummin(-1).values
+        position = (first + last.flip(-1)) / 2
+    rank = torch.zeros_like(position).scatter(-1, order, position)
     if valid is not None:
         # The masked places share the rank of the largest value, and lift it by half of their number.
         surplus = (rows.shape[-1] - valid_count(rank, valid, -1)) / 2
