@@ -104,10 +104,11 @@ def terms_of(student, teacher, method, mask, weights):
         rank_weight=ranks,
         options=TermOptions(method, 0.2, 1.5),
         mask=mask,
+        per_sample=True,
     )
-    terms.weighted.sum().backward()
+    terms.loss.sum().backward()
     return [
-        terms.weighted.detach(),
+        terms.loss.detach(),
         terms.pearson,
         terms.spearman,
         normalized_entropy(teacher, tau=1.5, mask=mask),

@@ -105,3 +105,13 @@ def define_entropy(rows: Tensor, tau: float, mask: Tensor | None) -> Tensor:
         # One class has no entropy, and says as little as a constant row.
         share = entropy(z, temperature=tau, mask=mask) / count.clamp(min=2).log()
         return torch.where(count < 2, 1.0, share).clamp(0.0, 1.0)
+
+
+def scale_gradient(slope: Tensor, upstream: Tensor, per_sample: bool) -> Tensor:
+    """Multiply the saved gradient of a loss, (N, C, *), by what comes from above, a scalar or (N, *)."""
+    if per_sample:
+        return slope * upstream.unsqueeze(1)
+    # In `(task_loss + loss).backward()` it is 1, and looking is cheaper on CPU than another tensor is.
+    if upstream.device.type == "cpu" and float(upstream) == 1:
+        return slope
+    return slope * upstream

@@ -26,6 +26,7 @@ from cmkd.functional.definition import (
     define_entropy,
     define_terms,
     knots_of,
+    scale_gradient,
     softness_of,
     weigh,
 )
@@ -35,14 +36,14 @@ from cmkd.kernels import native
 
 
 class CorrelationTerms(NamedTuple):
-    """Per sample and position, (N, *)."""
+    """A loss and its terms."""
 
-    weighted: Tensor
-    """The weighted sum of both terms, which carries the gradient."""
+    loss: Tensor
+    """The weighted sum of both terms over the batch, a scalar, or per sample, (N, *); with its gradient."""
     pearson: Tensor | None
-    """Pearson term P = 1 - r, detached; None if it has no weight."""
+    """Pearson term P = 1 - r, (N, *), detached; None if it has no weight."""
     spearman: Tensor
-    """Spearman term S = 1 - r of the ranks, detached."""
+    """Spearman term S = 1 - r of the ranks, (N, *), detached."""
 
 
 def correlation_terms(
@@ -53,6 +54,7 @@ def correlation_terms(
     rank_weight: Tensor,
     options: TermOptions,
     mask: Tensor | None = None,
+    per_sample: bool = False,
 ) -> CorrelationTerms:
     r"""Pearson term of the softened z-scores and Spearman term of the soft ranks, with given weights.
 
@@ -68,7 +70,8 @@ def correlation_terms(
         value_weight: $v$, (N, *); None leaves the Pearson term out.
         rank_weight: $w$, (N, *).
         options: Soft rank and temperature.
-        mask: Valid classes, as `cmkd.functional.logits.class_mask` returns it.
+        mask: Valid classes, as `cmkd.functional.logits.check_logits` returns it.
+        per_sample: Return one loss per sample and position, in place of their sum.
     """
     dtype = common_dtype(student, teacher)
     teacher = teacher.detach()
@@ -77,12 +80,13 @@ def correlation_terms(
     values = None if value_weight is None else value_weight.detach().to(dtype)
     ranks = rank_weight.detach().to(dtype)
     if is_traced():
-        terms = define_terms(student, teacher, (values, ranks), options, mask)
-        return CorrelationTerms(terms[0], None if terms[1] is None else terms[1].detach(), terms[2].detach())
+        weighted, first, second = define_terms(student, teacher, (values, ranks), options, mask)
+        loss = weighted if per_sample else weighted.sum()
+        return CorrelationTerms(loss, None if first is None else first.detach(), second.detach())
     if student.device.type == "cpu":
         student, teacher = (x.float() if x.dtype == torch.float16 else x for x in (student, teacher))
-    weighted, pearson_term, spearman_term = _Fused.apply(student, teacher, values, ranks, mask, options)
-    return CorrelationTerms(weighted, None if values is None else pearson_term, spearman_term)
+    loss, first, second = _Fused.apply(student, teacher, values, ranks, mask, options, per_sample)
+    return CorrelationTerms(loss, None if values is None else first, second)
 
 
 @torch.no_grad()
@@ -94,7 +98,7 @@ def normalized_entropy(logits: Tensor, *, tau: float, mask: Tensor | None = None
     Args:
         logits: (N, C) or (N, C, *).
         tau: Temperature $\tau > 0$.
-        mask: Valid classes, as `cmkd.functional.logits.class_mask` returns it.
+        mask: Valid classes, as `cmkd.functional.logits.check_logits` returns it.
 
     Returns:
         (N, *), in [0, 1], without gradient.
@@ -121,6 +125,7 @@ class _Fused(torch.autograd.Function):
         rank_weight: Tensor,
         mask: Tensor | None,
         options: TermOptions,
+        per_sample: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         gradient = ctx.needs_input_grad[0]
         if native.usable(student, teacher, mask):
@@ -135,22 +140,23 @@ class _Fused(torch.autograd.Function):
             values = ranks.new_empty(0)
         if gradient:
             ctx.save_for_backward(student, teacher, value_weight, rank_weight, mask, slope)
-            ctx.options = options
+            ctx.options, ctx.per_sample = options, per_sample
         ctx.mark_non_differentiable(values, ranks)
-        return weighted, values, ranks
+        return weighted if per_sample else weighted.sum(), values, ranks
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         student, teacher, value_weight, rank_weight, mask, slope = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            grad = slope * upstream.unsqueeze(1)
+            grad = scale_gradient(slope, upstream, ctx.per_sample)
         else:
             # Somebody will differentiate this gradient: the saved one does not know its own slope.
             with torch.enable_grad():
                 weights = (value_weight, rank_weight)
-                terms = define_terms(student, teacher, weights, ctx.options, mask)
-                (grad,) = torch.autograd.grad(terms[0], student, upstream, create_graph=True)
-        return grad, None, None, None, None, None
+                losses = define_terms(student, teacher, weights, ctx.options, mask)[0]
+                loss = losses if ctx.per_sample else losses.sum()
+                grad = torch.autograd.grad(loss, student, upstream, create_graph=True)[0]
+        return grad, None, None, None, None, None, None
 
 
 def _compute_native(

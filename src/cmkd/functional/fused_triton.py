@@ -15,6 +15,7 @@ from cmkd.functional.definition import (
     define_entropy,
     define_terms,
     knots_of,
+    scale_gradient,
 )
 from cmkd.functional.logits import as_rows
 from cmkd.functional.rank import exact_rank
@@ -171,7 +172,7 @@ class _Whole(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         student, teacher, weight, mask, slope = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            grad = slope * (upstream.unsqueeze(1) if ctx.per_sample else upstream)
+            grad = scale_gradient(slope, upstream, ctx.per_sample)
         else:
             # Somebody will differentiate this gradient: the saved one does not know its own slope.
             with torch.enable_grad():

@@ -10,7 +10,7 @@ from torch import Tensor
 from cmkd.errors import unknown_name
 from cmkd.functional.definition import TermOptions
 from cmkd.functional.fused import correlation_terms
-from cmkd.functional.logits import Reduction, check_logits, reduce
+from cmkd.functional.logits import Reduction, check_logits, common_dtype
 from cmkd.functional.rank import RankMethod, check_rank_options
 
 
@@ -59,12 +59,14 @@ def spearman_loss(
     if reduction not in get_args(Reduction):
         raise unknown_name("reduction", str(reduction), get_args(Reduction))
     valid = check_logits(student_logits, teacher_logits, mask=mask)
-    terms = correlation_terms(
+    dtype = common_dtype(student_logits, teacher_logits)
+    share = 1 / (student_logits.numel() / student_logits.shape[1]) if reduction == "mean" else 1.0
+    return correlation_terms(
         student_logits,
         teacher_logits,
         value_weight=None,
-        rank_weight=torch.ones_like(student_logits.detach().select(1, 0), dtype=torch.float32),
+        rank_weight=torch.full_like(student_logits.detach().select(1, 0), share, dtype=dtype),
         options=TermOptions(method, softness),
         mask=valid,
-    )
-    return reduce(terms.weighted, reduction)
+        per_sample=reduction == "none",
+    ).loss

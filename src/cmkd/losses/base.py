@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from cmkd.errors import InputError, unknown_name
 from cmkd.functional import logits as on_logits
-from cmkd.functional.logits import Reduction, as_rows, check_logits, common_dtype
+from cmkd.functional.logits import Reduction as Reduction
+from cmkd.functional.logits import as_rows, check_logits, common_dtype
 
 
 class Rows(NamedTuple):

@@ -9,7 +9,7 @@ from cmkd.functional import fused_triton, log_probabilities, pearson, standardiz
 from cmkd.functional.definition import TermOptions, blank_rows
 from cmkd.functional.fused import correlation_terms
 from cmkd.functional.fused_triton import Weighting
-from cmkd.functional.logits import as_rows, check_logits, common_dtype, reduce
+from cmkd.functional.logits import as_rows, check_logits, common_dtype
 from cmkd.functional.precision import as_float, float_dtype, full_precision
 from cmkd.functional.tracing import is_traced
 from cmkd.losses.cmkd_options import CMKDOptions, CMKDParts, check_cmkd_options
@@ -58,26 +58,33 @@ def weigh_terms(
         student, teacher = blank_rows(student, teacher, valid, dim=1)
     with full_precision(student):
         hardness, weight = _weigh(student, teacher, target, options, valid)
+        samples = weight.numel()
+        scale = options["alpha"] / samples if options["reduction"] == "mean" else options["alpha"]
         value_share = 1 - weight if options["combination"] == "convex" else torch.ones_like(weight)
-        value_weight = options["pearson_weight"] * value_share
-        per_sample, value_term, rank_term = correlation_terms(
+        value_weight = scale * options["pearson_weight"] * value_share
+        per_sample = options["reduction"] == "none"
+        loss, value_term, rank_term = correlation_terms(
             student,
             teacher,
             value_weight=value_weight if fused else None,
-            rank_weight=options["spearman_weight"] * weight,
+            rank_weight=scale * options["spearman_weight"] * weight,
             options=ranking,
             mask=valid,
+            per_sample=per_sample,
         )
         intra_weight, intra = options["intra_weight"], torch.zeros((), dtype=dtype, device=student.device)
         if value_term is None or intra_weight:
             mine, theirs = (_pearson_input(x, options, valid) for x in (student, teacher))
             if value_term is None:
                 value_term = 1 - pearson(mine, theirs, dim=1, mask=valid)
-                per_sample = per_sample + value_weight * value_term
+                weighted = value_weight * value_term
+                loss = loss + (weighted if per_sample else weighted.sum())
             if intra_weight:
                 intra = _intra_class(mine, theirs, valid)
-                per_sample = per_sample + intra_weight * intra
-        loss = reduce(options["alpha"] * per_sample, options["reduction"])
+                # Every sample carries it.
+                loss = loss + options["alpha"] * intra_weight * intra * (
+                    samples if options["reduction"] == "sum" else 1
+                )
     if not parts:
         return loss
     return CMKDParts(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import cmkd
+from cmkd.kernels import native
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy")
 
@@ -36,7 +37,8 @@ def describe(device: torch.device, precision: str) -> dict[str, Any]:
         precision: Arithmetic that was chosen.
 
     Returns:
-        Versions, device, threads, precision and the revision of cmkd's own checkout, if it runs from one.
+        Versions, device, threads, precision, what computes losses on CPU, and the revision of cmkd's own
+        checkout, if it runs from one.
     """
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {
@@ -49,6 +51,7 @@ def describe(device: torch.device, precision: str) -> dict[str, Any]:
         "hardware": hardware,
         "threads": torch.get_num_threads(),
         "precision": precision,
+        "cpu_losses": native.describe(),
     }
 
 

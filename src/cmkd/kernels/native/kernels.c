@@ -27,7 +27,7 @@ typedef struct {
 typedef struct {
     char *memory;
     int32_t *valid;
-    float *x, *z, *e, *rank, *other, *other_e, *other_rank, *grad, *share;
+    float *x, *e, *rank, *other, *other_rank, *grad;
     rank_space soft;
 } workspace;
 
@@ -41,14 +41,11 @@ static size_t carve(workspace *w, const job *j, char *memory) {
     } while (0)
     CARVE(valid, n);
     CARVE(x, n);
-    CARVE(z, n);
     CARVE(e, n);
     CARVE(rank, n);
     CARVE(other, n);
-    CARVE(other_e, n);
     CARVE(other_rank, n);
     CARVE(grad, n);
-    CARVE(share, n);
     CARVE(soft.sort.keys, n);
     CARVE(soft.sort.spare, n);
     CARVE(soft.sort.grouped, n);
@@ -148,25 +145,23 @@ static void soft_rank_row(const job *j, workspace *w, int64_t row, const int32_t
     load_row(&j->x, row, j->positions, valid, n, w->x);
     if (n) {
         row_stats stats = measure_row(w->x, n);
-        const float *z = w->z;
         if (j->raw) { /* as it is, with a strength in units of x; even a constant row has a slope then */
-            z = w->x;
             stats.z_top = stats.top;
             stats.z_bottom = stats.bottom;
             stats.constant = 0;
             w->soft.softness = j->softness * n;
         } else if (!stats.constant)
-            standardize_row(w->x, n, &stats, w->z);
+            standardize_row(w->x, n, &stats);
         if (!stats.finite)
             for (int i = 0; i < n; i++) result[i] = NAN;
         else if (backward && stats.constant)
             memset(result, 0, sizeof(float) * (size_t)n);
         else {
-            soft_rank(z, n, &stats, &w->soft, w->rank);
+            soft_rank(w->x, n, &stats, &w->soft, w->rank);
             if (backward) {
                 load_row(&j->y, row, j->positions, valid, n, w->other);
-                soft_rank_backward(z, n, &w->soft, w->other, result);
-                if (!j->raw) standardize_backward(result, z, n, &stats);
+                soft_rank_backward(w->x, n, &w->soft, w->other, result);
+                if (!j->raw) standardize_backward(result, w->x, n, &stats);
             }
         }
     }
@@ -181,16 +176,16 @@ static void entropy_row(const job *j, workspace *w, int64_t row, const int32_t *
     load_row(&j->x, row, j->positions, valid, n, w->x);
     const row_stats stats = measure_row(w->x, n);
     if (stats.constant) return;
-    standardize_row(w->x, n, &stats, w->z);
+    standardize_row(w->x, n, &stats);
     const float inverse_tau = inverse_of(j->tau);
-    const double sum = exponentiate_row(w->z, n, &stats, inverse_tau, w->e);
+    const double sum = exponentiate_row(w->x, n, &stats, inverse_tau, w->e);
     double along = 0;
     for (int from = 0; from < n; from += BLOCK) {
         const int to = from + BLOCK < n ? from + BLOCK : n;
         float part = 0;
 #pragma omp simd reduction(+ : part)
         for (int i = from; i < to; i++) {
-            const float y = (w->z[i] - stats.z_top) * inverse_tau;
+            const float y = (w->x[i] - stats.z_top) * inverse_tau;
             part += w->e[i] * (y < -87.0f ? -87.0f : y);
         }
         along += part;
@@ -229,12 +224,13 @@ static correlation correlate(const float *a, float mean_a, const float *b, float
     return c;
 }
 
-/* The gradient of weight * (1 - r) with respect to a. */
-static void correlate_backward(const float *a, float mean_a, const float *b, float mean_b, int n,
-                               const correlation *c, float weight, float *out) {
-    const float own = (float)(weight * c->r / c->own), cross = (float)(weight / c->both);
-#pragma omp simd
-    for (int i = 0; i < n; i++) out[i] = own * (a[i] - mean_a) - cross * (b[i] - mean_b);
+/* The gradient of weight * (1 - r) with respect to a is own * (a - mean_a) - cross * (b - mean_b). */
+typedef struct {
+    float own, cross;
+} slope;
+
+static slope correlate_backward(const correlation *c, float weight) {
+    return (slope){(float)(weight * c->r / c->own), (float)(weight / c->both)};
 }
 
 static float one_minus(double r) { return (float)(r > 1 ? 0 : r < -1 ? 2 : 1 - r); }
@@ -252,38 +248,46 @@ static int ranks_vary(const float *rank, int n) {
     return varies_between(low, high);
 }
 
-/* Spearman term and its gradient with respect to z; the latter is left 0 where there is none. */
-static void spearman_row(const job *j, workspace *w, int64_t row, int n, const row_stats *own,
-                         const row_stats *other) {
+/* Spearman term, and its gradient with respect to z; returns whether there is one. The ranks are lost. */
+static int spearman_row(const job *j, workspace *w, int64_t row, int n, const row_stats *own,
+                        const row_stats *other) {
     const float middle = 0.5f * (float)(n + 1);
     rank_row(w->other, n, other->bottom, other->top, &w->soft.sort, w->other_rank, NULL);
-    soft_rank(w->z, n, own, &w->soft, w->rank);
+    soft_rank(w->x, n, own, &w->soft, w->rank);
     const int varies = ranks_vary(w->rank, n) && other->top > other->bottom;
     const correlation c = correlate(w->rank, middle, w->other_rank, middle, n, varies);
     j->second[row] = one_minus(c.r);
-    if (j->out.data && c.own > 0) {
-        correlate_backward(w->rank, middle, w->other_rank, middle, n, &c, j->rank_weight[row], w->share);
-        soft_rank_backward(w->z, n, &w->soft, w->share, w->grad);
-    }
+    if (!j->out.data || c.own == 0) return 0;
+    const slope g = correlate_backward(&c, j->rank_weight[row]);
+#pragma omp simd
+    for (int i = 0; i < n; i++)
+        w->rank[i] = g.own * (w->rank[i] - middle) - g.cross * (w->other_rank[i] - middle);
+    soft_rank_backward(w->x, n, &w->soft, w->rank, w->grad);
+    return 1;
 }
 
-/* Pearson term; its gradient with respect to z is added. */
-static void pearson_row(const job *j, workspace *w, int64_t row, int n, const row_stats *own,
-                        const row_stats *other) {
+/* Pearson term, and its gradient with respect to z, added if `add`; returns whether there is one. The logits
+ * of the teacher are lost. */
+static int pearson_row(const job *j, workspace *w, int64_t row, int n, const row_stats *own,
+                       const row_stats *other, int add) {
     const float inverse_tau = inverse_of(j->tau);
-    const float mean = (float)(exponentiate_row(w->z, n, own, inverse_tau, w->e) / n);
-    standardize_row(w->other, n, other, w->other);
-    const float other_mean = (float)(exponentiate_row(w->other, n, other, inverse_tau, w->other_e) / n);
+    const float mean = (float)(exponentiate_row(w->x, n, own, inverse_tau, w->e) / n);
+    standardize_row(w->other, n, other);
+    const float other_mean = (float)(exponentiate_row(w->other, n, other, inverse_tau, w->other) / n);
     const int varies = varies_between(exp_negative((own->z_bottom - own->z_top) * inverse_tau), 1) &&
                        varies_between(exp_negative((other->z_bottom - other->z_top) * inverse_tau), 1);
-    const correlation c = correlate(w->e, mean, w->other_e, other_mean, n, varies);
+    const correlation c = correlate(w->e, mean, w->other, other_mean, n, varies);
     j->first[row] = one_minus(c.r);
-    if (j->out.data && c.own > 0) {
-        /* The correlation does not feel the normaliser of the softmax, so neither does the gradient. */
-        correlate_backward(w->e, mean, w->other_e, other_mean, n, &c, j->value_weight[row], w->share);
+    if (!j->out.data || c.own == 0) return 0;
+    /* The correlation does not feel the normaliser of the softmax, so neither does the gradient. */
+    const slope g = correlate_backward(&c, j->value_weight[row]);
+    if (!add) memset(w->grad, 0, sizeof(float) * (size_t)n);
 #pragma omp simd
-        for (int i = 0; i < n; i++) w->grad[i] += w->share[i] * w->e[i] * inverse_tau;
+    for (int i = 0; i < n; i++) {
+        const float along = g.own * (w->e[i] - mean) - g.cross * (w->other[i] - other_mean);
+        w->grad[i] += along * w->e[i] * inverse_tau;
     }
+    return 1;
 }
 
 /* The terms of CMKD, first = 1 - r(softmax(z_s / tau), softmax(z_t / tau)) and
@@ -293,21 +297,23 @@ static void pearson_row(const job *j, workspace *w, int64_t row, int n, const ro
  * A row that is constant, has fewer than two valid classes, or NaN or infinity in one of them, correlates 0
  * with anything, without gradient. */
 static void terms_row(const job *j, workspace *w, int64_t row, const int32_t *valid, int n) {
+    int has_gradient = 0;
     if (j->first) j->first[row] = 1;
     if (j->second) j->second[row] = 1;
-    if (j->out.data) memset(w->grad, 0, sizeof(float) * (size_t)n);
     if (n >= 2) {
         load_row(&j->x, row, j->positions, valid, n, w->x);
         load_row(&j->y, row, j->positions, valid, n, w->other);
         const row_stats own = measure_row(w->x, n), other = measure_row(w->other, n);
         if (!own.constant && other.finite) {
-            standardize_row(w->x, n, &own, w->z);
-            if (j->second) spearman_row(j, w, row, n, &own, &other);
-            if (j->first && !other.constant) pearson_row(j, w, row, n, &own, &other);
-            if (j->out.data) standardize_backward(w->grad, w->z, n, &own);
+            standardize_row(w->x, n, &own);
+            if (j->second) has_gradient = spearman_row(j, w, row, n, &own, &other);
+            if (j->first && !other.constant) has_gradient |= pearson_row(j, w, row, n, &own, &other, has_gradient);
+            if (has_gradient) standardize_backward(w->grad, w->x, n, &own);
         }
     }
-    if (j->out.data) store_row(&j->out, row, j->positions, j->classes, valid, n, w->grad);
+    if (!j->out.data) return;
+    if (!has_gradient) memset(w->grad, 0, sizeof(float) * (size_t)n);
+    store_row(&j->out, row, j->positions, j->classes, valid, n, w->grad);
 }
 
 int cmkd_exact_rank(const job *j) { return for_each_row(j, exact_rank_row); }

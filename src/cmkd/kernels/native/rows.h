@@ -154,10 +154,11 @@ static row_stats measure_row(const float *x, int n) {
     return s;
 }
 
-static void standardize_row(const float *x, int n, const row_stats *s, float *z) {
+/* In place: x becomes z. */
+static void standardize_row(float *x, int n, const row_stats *s) {
     const float half_top = s->top * 0.5f, scale = s->scale, shift = s->shift;
 #pragma omp simd
-    for (int i = 0; i < n; i++) z[i] = (x[i] * 0.5f - half_top) * scale + shift;
+    for (int i = 0; i < n; i++) x[i] = (x[i] * 0.5f - half_top) * scale + shift;
 }
 
 /* In place: the gradient with respect to z becomes that with respect to x. */
@@ -179,7 +180,7 @@ static void standardize_backward(float *grad, const float *z, int n, const row_s
     for (int i = 0; i < n; i++) grad[i] = (grad[i] - mean - slope * z[i]) * inverse;
 }
 
-/* e = exp((z - z_top) / tau), the softmax without its normaliser, and its sum. */
+/* e = exp((z - z_top) / tau), the softmax without its normaliser, and its sum; e may be z. */
 static double exponentiate_row(const float *z, int n, const row_stats *s, float inverse_tau, float *e) {
     const float top = s->z_top;
     double sum = 0;
