@@ -96,6 +96,38 @@ def test_order_is_a_permutation_that_changes(images):
     assert orders[0] != orders[1]
 
 
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_views_repeat_the_pixels_and_not_the_order(images, augment):
+    def pixels(loader, epoch):
+        batches = list(loader.epoch(epoch))
+        assert {batch.view for batch in batches} == {epoch % 2}
+        order = torch.cat([batch.indices for batch in batches])
+        return order, torch.cat([batch.images for batch in batches])[order.argsort()]
+
+    loader = make(images, shuffle=True, augment=augment, views=2)
+    (order, shown), (other, new), (again, repeated) = (pixels(loader, epoch) for epoch in (1, 2, 3))
+    assert torch.equal(shown, repeated)
+    assert not torch.equal(order, again)
+    assert not torch.equal(order, other)
+    assert torch.equal(shown, new) == (augment == "none")
+    assert all(
+        torch.equal(a.images, b.images)
+        for a, b in zip(loader.epoch(1), make(images, shuffle=True, augment=augment).epoch(1), strict=True)
+    )
+
+
+def test_runs_with_other_seeds_can_share_the_pixels(images):
+    orders, pixels = [], []
+    for seed in (1, 2):
+        batches = list(make(images, shuffle=True, augment="crop_flip", seed=seed, augment_seed=1).epoch(4))
+        orders.append(torch.cat([batch.indices for batch in batches]))
+        pixels.append(torch.cat([batch.images for batch in batches])[orders[-1].argsort()])
+    assert not torch.equal(*orders)
+    assert torch.equal(*pixels)
+    alone = torch.cat([batch.images for batch in make(images, augment="crop_flip", seed=1).epoch(4)])
+    assert torch.equal(alone, pixels[0])
+
+
 def test_subset_keeps_the_original_indices(images):
     subset = torch.tensor([3, 30, 44, 7])
     batch = next(make(images, indices=subset, batch_size=4).epoch(0))
@@ -138,6 +170,7 @@ def test_scales_to_another_size(images):
         ({"batch_size": 64, "drop_last": True}, "batch_size 64 is larger than the 50 images"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": 8, "world_size": 3}, "batch_size 8 cannot be shared equally by 3 processes"),
+        ({"views": 0}, "views is 0"),
         ({"augment": "rotate"}, "unknown augmentation 'rotate'"),
     ],
 )

@@ -21,10 +21,10 @@ def test_the_test_images_are_seen_once_and_after_training(tmp_path, monkeypatch)
     seen = []
     epoch_of = Loader.epoch
 
-    def epoch(self, view, start=0):
+    def epoch(self, number, start=0):
         part = "test" if torch.equal(self.images.images, test_images) else "train"
         seen.append((part, self.shuffle))
-        return epoch_of(self, view, start)
+        return epoch_of(self, number, start)
 
     monkeypatch.setattr(Loader, "epoch", epoch)
     train(TrainConfig(model="tiny_networks:student", out=str(tmp_path / "run"), **TINY), progress=False)
@@ -49,7 +49,7 @@ def test_every_method_starts_from_the_same_weights_and_sees_the_same_batches(tmp
     def spy(student, objective, loader, **options):
         name = type(objective.distillation).__name__
         weights = {key: value.clone() for key, value in student.state_dict().items()}
-        seen[name] = (weights, next(loader.epoch(view=1)).images.clone())
+        seen[name] = (weights, next(loader.epoch(1)).images.clone())
         return fit(student, objective, loader, **options)
 
     monkeypatch.setattr(runs_module, "fit", spy)

@@ -21,6 +21,9 @@ AUGMENTATIONS = ("none", "flip", "crop_flip", "resized_crop_flip")
   to the full size (Szegedy et al. 2015, the ImageNet recipe), and `flip`.
 """
 
+#: To be raised with every change that changes pixels: stored logits of a teacher (`cmkd cache`) go with them.
+VERSION = 1
+
 _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
 

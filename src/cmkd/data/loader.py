@@ -1,4 +1,4 @@
-"""Batches of images: normalised, augmented, in an order and with pixels that (seed, view) decide."""
+"""Batches of images: (seed, epoch) decides their order, (augmentation seed, view) their pixels."""
 
 from __future__ import annotations
 
@@ -27,16 +27,19 @@ class Batch:
         targets: Class of every image, `(B,)` int64.
         indices: Index of every image in its data set, `(B,)` int64.
         view: Which version of the images: augmentation is a function of (seed, index, view).
+        host_indices: `indices` on the CPU, which can be read there without waiting for a device; None if
+            they are nowhere but in `indices`.
     """
 
     images: Tensor
     targets: Tensor
     indices: Tensor
     view: int
+    host_indices: Tensor | None = None
 
 
 class Loader:
-    """Batches of a data set, the same ones for the same seed and view.
+    """Batches of a data set, the same ones for the same seed and epoch.
 
     Images in memory are kept as uint8 on the device: a batch is a gather and a few tensor operations. Others
     are decoded by worker processes.
@@ -49,8 +52,11 @@ class Loader:
         indices: Which images, `(N,)` int64; all by default.
         augment: One of `augment.AUGMENTATIONS`.
         image_size: Side of the images in pixels; images of another size are scaled. Theirs by default.
-        seed: Decides order and augmentation.
-        shuffle: Another order in every view, instead of the order of `indices`.
+        seed: Decides the order and, unless `augment_seed` is given, the augmentation.
+        augment_seed: Decides the augmentation: runs with different seeds can share the pixels of one.
+        views: Number of versions of every image: epochs e and e + views show the same pixels, in another
+            order. Every epoch shows its own by default.
+        shuffle: Another order in every epoch, instead of the order of `indices`.
         drop_last: Leave out the last batch if it is not full.
         device: Where the batches go.
         workers: Processes that decode; by default 2, and none for images in memory.
@@ -72,6 +78,8 @@ class Loader:
         augment: str = "none",
         image_size: int | None = None,
         seed: int = 0,
+        augment_seed: int | None = None,
+        views: int | None = None,
         shuffle: bool = False,
         drop_last: bool = False,
         device: torch.device | str = "cpu",
@@ -80,6 +88,8 @@ class Loader:
         world_size: int = 1,
     ) -> None:
         require_known(augment)
+        if views is not None and views < 1:
+            raise InputError(f"views is {views}; give at least 1.")
         self.indices = torch.arange(len(images)) if indices is None else indices
         _require_fit(batch_size, len(self.indices), world_size, training=shuffle or drop_last)
         self.device = torch.device(device)
@@ -88,6 +98,8 @@ class Loader:
         self.augment = augment
         self.image_size = image_size
         self.seed = seed
+        self.augment_seed = seed if augment_seed is None else augment_seed
+        self.views = views
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.workers = _DECODING_WORKERS if workers is None else workers
@@ -108,26 +120,27 @@ class Loader:
         """Number of images in an epoch, over all processes together."""
         return len(self) * self.batch_size if self.drop_last else len(self.indices)
 
-    def epoch(self, view: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of one pass.
 
         Args:
-            view: Number of the pass; decides the order and the augmentation.
+            epoch: Number of the pass, from 0; decides the order and which view of the images is shown.
             start: Number of batches to leave out at the beginning, to go on in the middle of a pass.
 
         Yields:
             This process's part of every batch (empty if the last batch is smaller than the world).
         """
-        order = permutation(self.indices, seed=self.seed, view=view) if self.shuffle else self.indices
+        view = epoch if self.views is None else epoch % self.views
+        order = permutation(self.indices, seed=self.seed, view=epoch) if self.shuffle else self.indices
         batches = [self._part(batch) for batch in order.split(self.batch_size)[start : len(self)]]
         read = (
             self._gathered(batches, view)
             if isinstance(self.images, TensorImages)
             else self._decoded(batches, view)
         )
-        for indices, pixels in read:
-            images = augment(pixels, indices, name=self.augment, seed=self.seed, view=view)
-            yield Batch(self._normalize(images), self._targets[indices], indices, view)
+        for host_indices, indices, pixels in read:
+            images = augment(pixels, indices, name=self.augment, seed=self.augment_seed, view=view)
+            yield Batch(self._normalize(images), self._targets[indices], indices, view, host_indices)
 
     def _part(self, batch: Tensor) -> Tensor:
         return batch.tensor_split(self.world_size)[self.rank]
@@ -135,14 +148,14 @@ class Loader:
     def _crops(self, indices: Tensor, view: int) -> Tensor | None:
         if self.augment != "resized_crop_flip":
             return None
-        return crop_draws(indices, seed=self.seed, view=view)
+        return crop_draws(indices, seed=self.augment_seed, view=view)
 
-    def _gathered(self, batches: list[Tensor], view: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _gathered(self, batches: list[Tensor], view: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for batch in batches:
             indices = batch.to(self.device)
-            yield indices, self.images.read(indices, self._crops(indices, view))
+            yield batch, indices, self.images.read(indices, self._crops(indices, view))
 
-    def _decoded(self, batches: list[Tensor], view: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _decoded(self, batches: list[Tensor], view: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         requests = [(batch, self._crops(batch, view)) for batch in batches]
         on_cuda = self.device.type == "cuda"
         decoder = DataLoader(
@@ -155,7 +168,7 @@ class Loader:
         for batch, pixels in zip(batches, decoder, strict=True):
             if isinstance(pixels, InputError):
                 raise pixels
-            yield batch.to(self.device), pixels.to(self.device, non_blocking=on_cuda)
+            yield batch, batch.to(self.device), pixels.to(self.device, non_blocking=on_cuda)
 
     def _normalize(self, pixels: Tensor) -> Tensor:
         images = pixels.expand(-1, 3, -1, -1).to(torch.float32)

@@ -54,7 +54,9 @@ def _options(folder: RunFolder) -> dict[str, Any]:
     config |= {f"loss.{key}": value for key, value in loss.items()}
     if (folder.path / "teacher.json").exists():  # the same weights may lie in two places
         config["teacher"] = folder.read_json("teacher.json")["sha256"][:12]
-    return {key: value for key, value in config.items() if key not in EXECUTION_OPTIONS | {"seed"}}
+    left_out = EXECUTION_OPTIONS | {"seed"}
+    # An option that is not set says as much as one that did not exist when the run was made.
+    return {key: value for key, value in config.items() if key not in left_out and value is not None}
 
 
 def _refuse_repeated_seeds(group: list[RunFolder]) -> None:

@@ -37,6 +37,9 @@ class RunConfig:
         ema_decay: Decay of a moving average of the weights, which is then the result; none by default.
         precision: Arithmetic of the networks; `auto` takes bf16 where the hardware has it, else fp32.
         seed: Seed of the initial weights, of the validation split, of the order and of the augmentation.
+        augment_seed: Seed of the augmentation alone; runs that share a teacher cache share it.
+        views: Number of augmented versions of every image, shown in turn: epochs e and e + views show the
+            same pixels. By default every epoch shows new ones, or with a cache as many as it holds.
         workers: Processes that decode images of `folder:PATH`; sets in memory need none.
         cpu: Stay on the CPU even if there is an accelerator.
         checkpoint_seconds: Most seconds of work lost if the run is killed.
@@ -64,6 +67,8 @@ class RunConfig:
     ema_decay: float | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: int = 0
+    augment_seed: int | None = None
+    views: int | None = None
     workers: int = 2
     cpu: bool = False
     checkpoint_seconds: float = 60.0
@@ -95,6 +100,8 @@ class RunConfig:
         )
         self._require("workers", self.workers >= 0, "at least 0")
         self._require("seed", 0 <= self.seed < 2**31, "between 0 and 2147483647")
+        self._require("augment_seed", self.augment_seed is None or self.augment_seed >= 0, "at least 0")
+        self._require("views", self.views is None or self.views >= 1, "at least 1")
 
     def _require(self, name: str, valid: bool, range_: str) -> None:
         if not valid:

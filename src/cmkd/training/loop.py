@@ -101,7 +101,7 @@ def fit(
     with _stop_requests() as stop_requested, progress.run(config.epochs, steps_per_epoch, done=done):
         for epoch in range(position["epoch"], config.epochs):
             student.train()
-            for batch in loader.epoch(view=epoch, start=position["batch"]):
+            for batch in loader.epoch(epoch, start=position["batch"]):
                 started = time.monotonic()
                 step = epoch * steps_per_epoch + position["batch"]
                 for group in optimizer.param_groups:

@@ -65,7 +65,7 @@ def evaluate(
         workers=config["workers"],
     )
     network = network.to(device).to(memory_format=torch.channels_last)
-    logits, targets = collect_logits(on_images(network), batches.epoch(view=0))
+    logits, targets = collect_logits(on_images(network), batches.epoch(0))
     scores: dict[str, Any] = {"images": len(targets), "part": part}
     teacher_logits = None
     if config["verb"] == "distill":
@@ -78,7 +78,7 @@ def evaluate(
             device=device,
         )
         folder.refuse_other_teacher(report.source, report.sha256)
-        teacher_logits, _ = collect_logits(teacher, batches.epoch(view=0))
+        teacher_logits, _ = collect_logits(teacher, batches.epoch(0))
         scores["teacher"] = evaluate_logits(teacher_logits, targets, None)
     scores["student"] = evaluate_logits(logits, targets, teacher_logits)
     scores["parameters"] = models.count_parameters(network)

@@ -184,6 +184,8 @@ def _loaders(data: ImageData, config: RunConfig, accelerator: Accelerator) -> di
             indices=train_indices,
             augment=config.augment or data.augment,
             seed=config.seed,
+            augment_seed=config.augment_seed,
+            views=config.views,
             shuffle=True,
             drop_last=True,
             **common,
@@ -216,7 +218,7 @@ def _collect(
     network: Callable[[Batch], Tensor], loader: Loader, accelerator: Accelerator
 ) -> tuple[Tensor, Tensor]:
     with accelerator.autocast():
-        return collect_logits(network, loader.epoch(view=0))
+        return collect_logits(network, loader.epoch(0))
 
 
 def _keep_environment(folder: RunFolder, now: dict[str, Any]) -> None:
@@ -245,10 +247,10 @@ def _finish(
     teacher: LiveTeacher | None,
 ) -> None:
     """Look at the test set, once, and write the network and the result; `result.json` comes last."""
-    logits, targets = collect_logits(on_images(student), test.epoch(view=0))
+    logits, targets = collect_logits(on_images(student), test.epoch(0))
     result: dict[str, Any] = {"images": len(targets)}
     if teacher is not None:
-        teacher_logits, _ = collect_logits(teacher, test.epoch(view=0))
+        teacher_logits, _ = collect_logits(teacher, test.epoch(0))
         result["teacher"] = evaluate_logits(teacher_logits, targets, None)
         result["teacher"] |= cpu_latency(teacher.network, data.image_size)
         result["test"] = evaluate_logits(logits, targets, teacher_logits)
