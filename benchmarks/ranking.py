@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import math
-import re
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -32,6 +30,7 @@ from ranking_memory import measure_apart
 from ranking_picture import draw
 from ranking_tables import readme
 from torch import Tensor
+from written import as_json
 
 ROOT = Path(__file__).parents[1]
 SIZES = ((64, 10), (64, 100), (256, 100), (256, 1000), (1024, 1000), (64, 21841), (16, 128000))
@@ -73,7 +72,7 @@ def main() -> None:
         print(f"{rows} x {classes}, fastest call in ms: {fastest}", flush=True)
 
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"{options.name}.json").write_text(_as_json(result), encoding="utf-8")
+    (options.out / f"{options.name}.json").write_text(as_json(result), encoding="utf-8")
     draw(result, options.out / options.name)
     (options.out / "README.md").write_text(readme(options.out), encoding="utf-8")
     print(f"wrote {options.out}")
@@ -142,21 +141,6 @@ def _logits(rows: int, classes: int, options: argparse.Namespace) -> tuple[Tenso
     student = 0.5 * teacher + 2 * torch.randn(rows, classes, generator=generator)
     place = {"device": options.device, "dtype": getattr(torch, options.dtype)}
     return student.to(**place).requires_grad_(), teacher.to(**place)
-
-
-def _as_json(result: dict[str, Any]) -> str:
-    """Write with every list of numbers on a line of its own."""
-    text = json.dumps(_rounded(result), indent=1, ensure_ascii=False)
-    return re.sub(r"\[[\d.e,\s-]+\]", lambda found: " ".join(found[0].split()), text) + "\n"
-
-
-def _rounded(value: Any) -> Any:
-    """Keep four digits of every number: more would be noise, and the files are committed."""
-    if isinstance(value, float):
-        return float(f"{value:.4g}")
-    if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
-    return [_rounded(each) for each in value] if isinstance(value, list) else value
 
 
 def _options() -> argparse.Namespace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("torch", "triton", "torchsort", "torchpsort", "numpy")
 
 
-def describe_machine(device: str = "cpu") -> dict[str, Any]:
+def describe_machine(device: str = "cpu", packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
     """Return what the reader of a number needs to know about where it comes from."""
     return {
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
@@ -26,7 +27,7 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": {name: version for name in packages if (version := _version(name))},
         "cpu_kernels": native.describe(),
         "compiler": _first_line("cc", "--version"),
         "revision": _first_line("git", "describe", "--always", "--dirty", "--abbrev=12"),

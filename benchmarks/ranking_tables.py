@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from ranking_machine import in_words
+from written import markdown_table
 
 Result = dict[str, Any]
 Size = dict[str, Any]
@@ -61,7 +62,7 @@ def ratio_table(result: Result) -> str:
                 _number(size["memory"].get(whole), "x"),
             ]
         )
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def time_table(result: Result) -> str:
@@ -111,7 +112,7 @@ def readme(folder: Path) -> str:
 
 def _by_contestant(result: Result, sizes: Sequence[Size], cell: Callable[[Size, str], str]) -> str:
     rows = [[title, *(cell(size, key) for size in sizes)] for key, title in result["titles"].items()]
-    return _table(["", *map(_name, sizes)], rows)
+    return markdown_table(["", *map(_name, sizes)], rows)
 
 
 def _name(size: Size) -> str:
@@ -122,8 +123,3 @@ def _number(value: float | None, unit: str) -> str:
     if value is None:
         return "–"
     return f"{value:.0f} {unit}" if value >= 100 else f"{value:.2g} {unit}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -18,7 +18,7 @@ def _scripts(monkeypatch):
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
-        if name.startswith(("ranking", "softness")):
+        if name.startswith(("ranking", "softness", "written")):
             sys.modules.pop(name)
 
 
