@@ -10,10 +10,15 @@ from torch import Tensor
 from cmkd.functional.definition import TermOptions, Terms, Weights, define_rows
 from cmkd.functional.logits import as_rows
 
-#: Values that the definition is computed on at a time: their temporaries, about twenty times as many, stay in
-#: the cache of a CPU. On an accelerator it takes more of them to be busy.
+#: Values that the definition is computed on at a time, at most: its temporaries, about twenty times as many,
+#: stay near the cache of a CPU. On an accelerator it takes more of them to be busy.
 CHUNK = 2**18
 CHUNK_ON_ACCELERATOR = 2**23
+#: And no more than this part of the logits, unless they are small: the temporaries of one chunk, and the
+#: gradient, then take no more than about eight times the memory of the logits.
+PART = 8
+SMALL = 2**15
+SMALL_ON_ACCELERATOR = 2**20
 
 
 def compute_in_chunks(
@@ -60,7 +65,8 @@ def in_chunks(
     x: Tensor, other: Tensor, mask: Tensor | None
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
     """Yield chunks of rows, as (M, C), after the slice of all rows that each of them is."""
-    limit = CHUNK if x.device.type == "cpu" else CHUNK_ON_ACCELERATOR
+    most, small = (CHUNK, SMALL) if x.device.type == "cpu" else (CHUNK_ON_ACCELERATOR, SMALL_ON_ACCELERATOR)
+    limit = min(most, max(small, x.numel() // PART))
     tensors = [t.expand(x.shape).reshape(*x.shape[:2], -1) for t in (x, other, mask) if t is not None]
     samples, classes = x.shape[:2]
     positions = x[0, 0].numel()

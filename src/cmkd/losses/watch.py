@@ -19,7 +19,7 @@ from cmkd.functional.rank import RankMethod
 LEAST_BEND = 0.05
 # Values looked at in one call, but never fewer rows: the mean over these is accurate enough, and dense
 # predictions have millions of rows.
-MOST_VALUES = 2**18
+MOST_VALUES = 2**16
 LEAST_ROWS = 4
 
 # A warning points at the first line outside these folders: the user's, however the loss was called.
