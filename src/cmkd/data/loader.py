@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,7 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 from cmkd.data.augment import augment, crop_draws, require_known
 from cmkd.data.base import Images, TensorImages
 from cmkd.data.random import permutation
+from cmkd.data.stored import StoredImages
 from cmkd.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 _DECODING_WORKERS = 2
 
@@ -63,6 +68,10 @@ class Loader:
         rank: Number of this process.
         world_size: Number of processes; each gets its part of every batch.
 
+    Attributes:
+        bad_images: Index and message of every image that this process could not decode and replaced (see
+            `StoredImages`).
+
     Raises:
         InputError: If the batch does not fit the data or the processes, or the augmentation is unknown.
     """
@@ -93,7 +102,12 @@ class Loader:
         self.indices = torch.arange(len(images)) if indices is None else indices
         _require_fit(batch_size, len(self.indices), world_size, training=shuffle or drop_last)
         self.device = torch.device(device)
-        self.images = images.to(self.device) if isinstance(images, TensorImages) else images
+        self.images = images
+        if isinstance(images, TensorImages):
+            self.images = images.to(self.device)
+        elif isinstance(images, StoredImages):
+            self.images = images.within(self.indices)
+        self.bad_images: dict[int, str] = {}
         self.batch_size = batch_size
         self.augment = augment
         self.image_size = image_size
@@ -145,30 +159,42 @@ class Loader:
     def _part(self, batch: Tensor) -> Tensor:
         return batch.tensor_split(self.world_size)[self.rank]
 
-    def _crops(self, indices: Tensor, view: int) -> Tensor | None:
-        if self.augment != "resized_crop_flip":
-            return None
-        return crop_draws(indices, seed=self.augment_seed, view=view)
+    @staticmethod
+    def _crops(indices: Tensor, *, augment: str, seed: int, view: int) -> Tensor | None:
+        return crop_draws(indices, seed=seed, view=view) if augment == "resized_crop_flip" else None
 
     def _gathered(self, batches: list[Tensor], view: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for batch in batches:
             indices = batch.to(self.device)
-            yield batch, indices, self.images.read(indices, self._crops(indices, view))
+            crops = self._crops(indices, augment=self.augment, seed=self.augment_seed, view=view)
+            yield batch, indices, self.images.read(indices, crops)
 
     def _decoded(self, batches: list[Tensor], view: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        requests = [(batch, self._crops(batch, view)) for batch in batches]
+        crops = partial(self._crops, augment=self.augment, seed=self.augment_seed, view=view)
         on_cuda = self.device.type == "cuda"
         decoder = DataLoader(
-            _Requests(self.images, requests),
+            _Requests(self.images, batches, crops),
             batch_size=None,
             num_workers=self.workers,
             pin_memory=on_cuda,
             generator=torch.Generator(),  # a draw from the global one would change dropout after a resume
         )
-        for batch, pixels in zip(batches, decoder, strict=True):
-            if isinstance(pixels, InputError):
-                raise pixels
+        for batch, answer in zip(batches, decoder, strict=True):
+            if isinstance(answer, InputError):
+                raise answer
+            pixels, bad = answer
+            self._report(bad)
             yield batch, batch.to(self.device), pixels.to(self.device, non_blocking=on_cuda)
+
+    def _report(self, bad: dict[int, str]) -> None:
+        for index, message in bad.items():
+            if index not in self.bad_images:
+                self.bad_images[index] = message
+                logger.warning(
+                    "skipped the image %s; another of its class stands in for it (%d so far)",
+                    message,
+                    len(self.bad_images),
+                )
 
     def _normalize(self, pixels: Tensor) -> Tensor:
         images = pixels.expand(-1, 3, -1, -1).to(torch.float32)
@@ -179,21 +205,26 @@ class Loader:
         return images.mul_(self._scale).add_(self._shift)
 
 
-class _Requests(Dataset[Tensor | InputError]):
-    """Whole batches as the items of a torch data set."""
+class _Requests(Dataset[InputError | tuple[Tensor, dict[int, str]]]):
+    """Whole batches as the items of a torch data set, each with what was bad in it."""
 
-    def __init__(self, images: Images, requests: list[tuple[Tensor, Tensor | None]]) -> None:
+    def __init__(
+        self, images: Images, batches: list[Tensor], crops: Callable[[Tensor], Tensor | None]
+    ) -> None:
         self.images = images
-        self.requests = requests
+        self.batches = batches
+        self.crops = crops
 
     def __len__(self) -> int:
-        return len(self.requests)
+        return len(self.batches)
 
-    def __getitem__(self, item: int) -> Tensor | InputError:
+    def __getitem__(self, item: int) -> InputError | tuple[Tensor, dict[int, str]]:
+        batch = self.batches[item]
         try:
-            return self.images.read(*self.requests[item])
+            pixels = self.images.read(batch, self.crops(batch))
         except InputError as error:
             return error  # raised in a worker, it would arrive with a traceback as its message
+        return pixels, self.images.take_bad() if isinstance(self.images, StoredImages) else {}
 
 
 def _require_fit(batch_size: int, images: int, world_size: int, *, training: bool) -> None:

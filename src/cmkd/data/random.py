@@ -30,6 +30,7 @@ class Stream(IntEnum):
     LEFT = 4
     AREA = 5
     ASPECT = 6
+    STAND_IN = 7
 
 
 def random_bits(indices: Tensor, *, seed: int, view: int, stream: int) -> Tensor:
