@@ -61,7 +61,7 @@ class TensorImages:
 
     def read(self, indices: Tensor, crops: Tensor | None = None) -> Tensor:
         """Gather images; indices lie on the images' device, and crops keep the images' own size."""
-        images = self.images[indices]
+        images = self.images.index_select(0, indices)  # copies whole images, where [] goes byte by byte
         if crops is None:
             return images
         pairs = zip(images, crops.cpu(), strict=True)

@@ -201,8 +201,9 @@ class Loader:
         size = self.image_size
         if size is not None and images.shape[-2:] != (size, size):
             images = torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
-        images = images.contiguous(memory_format=torch.channels_last)
-        return images.mul_(self._scale).add_(self._shift)
+        # Before the channels come last: then every factor would be met after three numbers.
+        images = images.mul_(self._scale).add_(self._shift)
+        return images.contiguous(memory_format=torch.channels_last)
 
 
 class _Requests(Dataset[InputError | tuple[Tensor, dict[int, str]]]):
