@@ -62,6 +62,9 @@ class StoredImages(ABC):
     """
 
     def __init__(self, targets: Tensor, options: ReadOptions) -> None:
+        # Takes seconds: worker processes, which are made anew for every epoch, get it from this one.
+        import torchvision.transforms.v2.functional  # noqa: F401
+
         self.targets = targets
         self.options = options
         self._pool: Tensor | None = None
