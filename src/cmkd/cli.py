@@ -14,7 +14,8 @@ from cmkd.errors import InputError, Interrupted
 if TYPE_CHECKING:
     from cmkd.cli_options import DemoOptions, EvaluateOptions, ReportOptions
     from cmkd.teachers import TeacherReport
-    from cmkd.training import DistillConfig, RunFolder, TrainConfig
+    from cmkd.teachers.cache_format import Manifest
+    from cmkd.training import CacheConfig, DistillConfig, RunFolder, TrainConfig
 
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -74,6 +75,37 @@ def _distill(config: DistillConfig) -> None:
     _print_result(distill(config, on_teacher=_print_teacher))
 
 
+def _cache(config: CacheConfig) -> None:
+    if config.verify:
+        from cmkd.teachers import CachedTeacher
+
+        cached = CachedTeacher(config.path)
+        size = cached.verify()
+        print(f"{_described(config.path, cached.manifest)}\nevery checksum is right ({size:,} bytes)")
+        return
+    from cmkd.training import cache
+
+    manifest = cache(config, on_teacher=_print_network, on_shard=_print_images)
+    if manifest is None:
+        print(f"{config.path}: this process has written its part; others are still writing theirs")
+    else:
+        print(_described(config.path, manifest))
+
+
+def _described(path: str, manifest: Manifest) -> str:
+    what = manifest.identity
+    views = f"{manifest.views} view{'' if manifest.views == 1 else 's'}"
+    return (
+        f"{path}: logits of {what['samples']:,} images of {what['data']} in {views}, {what['classes']} "
+        f"classes, {what['dtype']}; {what['augment']}, seed {what['augment_seed']}; teacher in "
+        f"{what['precision']}"
+    )
+
+
+def _print_images(done: int, total: int) -> None:
+    print(f"{done:,} of {total:,} images", flush=True)
+
+
 def _evaluate(options: EvaluateOptions) -> None:
     from cmkd.training import evaluate
 
@@ -122,12 +154,16 @@ def _list_datasets() -> None:
 
 def _print_teacher(report: TeacherReport) -> None:
     accuracy = "not measured (no validation part)" if report.accuracy is None else f"{report.accuracy:.2%}"
+    _print_network(report)
+    print(f"  accuracy on the validation part: {accuracy}", flush=True)
+
+
+def _print_network(report: TeacherReport) -> None:
     mean, std = ([round(value, 4) for value in values] for values in (report.mean, report.std))
     print(
         f"teacher: {report.network} from {report.source}, {report.parameters:,} parameters, "
-        "frozen, in eval mode\n"
-        f"  normalisation: mean {mean}, std {std} (from {report.normalization})\n"
-        f"  accuracy on the validation part: {accuracy}",
+        f"frozen, in eval mode, logits {report.logits}\n"
+        f"  normalisation: mean {mean}, std {std} (from {report.normalization})",
         flush=True,
     )
 
@@ -186,6 +222,7 @@ VERBS: dict[str, Callable[[Any], None]] = {
     "demo": _demo,
     "train": _train,
     "distill": _distill,
+    "cache": _cache,
     "evaluate": _evaluate,
     "report": _report,
     "list": _list,

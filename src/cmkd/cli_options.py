@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 
 from cmkd import __version__, losses
 from cmkd.errors import InputError
+from cmkd.training.cache_config import CacheConfig
 from cmkd.training.config import DistillConfig, TrainConfig
 
 DEFAULT_LOSS = "CMKD"
@@ -136,6 +137,15 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     if argv[:1] == ["distill"]:
         # training needs the mean: a reduction is for one's own loop
         parsers["distill"].add_class_arguments(_loss_class(loss), "loss", as_group=False, skip={"reduction"})
+    parsers["cache"] = cache = _Parser(description=_summary(CacheConfig))
+    cache.add_argument("path", help="Folder of the cache.")
+    cache.add_argument("--config", action="config", help="YAML file with any of these options.")
+    cache.add_argument(
+        "--verify",
+        action="store_true",
+        help="Compare the checksums of all files of the cache, and write nothing.",
+    )
+    cache.add_class_arguments(CacheConfig, skip={"path", "verify"}, as_group=False)
     parsers["evaluate"] = evaluate = _Parser(description=_summary(EvaluateOptions))
     evaluate.add_argument("run", help="Run folder.")
     evaluate.add_class_arguments(EvaluateOptions, skip={"run"}, as_group=False)
@@ -146,7 +156,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     report.add_class_arguments(ReportOptions, skip={"runs"}, as_group=False)
     parsers["list"] = listing = _Parser(description="List what can be named.")
     listing.add_argument("kind", type=Literal["models", "losses", "datasets"], help="What to list.")
-    for verb in ("demo", "train", "distill", "evaluate", "report", "list"):
+    for verb in ("demo", "train", "distill", "cache", "evaluate", "report", "list"):
         verbs.add_subcommand(verb, parsers[verb], help=parsers[verb].description)
 
     parser.current = parsers.get(argv[0]) if argv else None
@@ -156,7 +166,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     options.pop("config", None)
     if verb == "list":
         return verb, options["kind"]
-    kind = {**configured, "evaluate": EvaluateOptions, "report": ReportOptions}[verb]
+    kind = {**configured, "cache": CacheConfig, "evaluate": EvaluateOptions, "report": ReportOptions}[verb]
     return verb, kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options})
 
 

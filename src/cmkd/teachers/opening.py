@@ -31,6 +31,7 @@ class TeacherReport:
         std: Standard deviation that goes with it.
         normalization: Where those two were learnt from.
         accuracy: Its accuracy on the validation part; None without one.
+        logits: Where its logits come from while a student is trained: the network itself, `live`, or a cache.
     """
 
     network: str
@@ -41,6 +42,7 @@ class TeacherReport:
     std: list[float]
     normalization: str
     accuracy: float | None = None
+    logits: str = "live"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain data."""

@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cmkd.training.cache_config import CacheConfig
+    from cmkd.training.caching import cache
     from cmkd.training.config import DistillConfig, RunConfig, TrainConfig
     from cmkd.training.loop import fit
     from cmkd.training.measure import evaluate
@@ -15,12 +17,14 @@ if TYPE_CHECKING:
 
 # Read by `__getattr__`: the options are looked up by every command, the loop and what it needs only by some.
 _MODULES = {
+    "CacheConfig": "cache_config",
     "DistillConfig": "config",
     "Objective": "objective",
     "RunConfig": "config",
     "RunFolder": "run_folder",
     "TrainConfig": "config",
     "build_loss": "objective",
+    "cache": "caching",
     "distill": "runs",
     "evaluate": "measure",
     "fit": "loop",
@@ -28,12 +32,14 @@ _MODULES = {
 }
 
 __all__ = [
+    "CacheConfig",
     "DistillConfig",
     "Objective",
     "RunConfig",
     "RunFolder",
     "TrainConfig",
     "build_loss",
+    "cache",
     "distill",
     "evaluate",
     "fit",

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from cmkd.errors import InputError
 
 #: Options that change how a run is executed, not what comes out: they may differ when a run is resumed.
-EXECUTION_OPTIONS = frozenset({"out", "data_root", "workers", "checkpoint_seconds"})
+EXECUTION_OPTIONS = frozenset({"out", "data_root", "cache", "workers", "checkpoint_seconds"})
 
 
 @dataclass(kw_only=True)
@@ -137,11 +137,13 @@ class DistillConfig(RunConfig):
     """Distil a teacher into a student.
 
     Args:
-        teacher: Run folder of a trained network, or a network by name (then with `teacher_weights`).
+        teacher: Run folder of a trained network, or a network by name (then with `teacher_weights`). With
+            `cache` it may be left out; then nothing is compared with it on validation and test images.
         teacher_weights: Weights of a teacher given by name: a file (`.safetensors`, `.pt`, `.pth`),
             `pretrained` for those of timm or torchvision, or `random` to try things out.
         teacher_mean: Mean that the teacher's images are normalised with, if the teacher does not tell.
         teacher_std: Standard deviation that goes with `teacher_mean`.
+        cache: Folder with the teacher's logits for the training images, written by `cmkd cache`.
         student: Network to train: a name from `cmkd list models`, `timm:NAME`, `torchvision:NAME` or
             `package.module:factory`.
         task_weight: Weight of the cross-entropy; what the method's paper gives it by default.
@@ -149,10 +151,11 @@ class DistillConfig(RunConfig):
         loss: Distillation method and its options: `{"name": "CMKD", "alpha": 8}`.
     """
 
-    teacher: str
+    teacher: str | None = None
     teacher_weights: str | None = None
     teacher_mean: list[float] | None = None
     teacher_std: list[float] | None = None
+    cache: str | None = None
     student: str = "resnet8"
     task_weight: float | None = None
     distill_warmup_epochs: float = 0.0
@@ -167,16 +170,29 @@ class DistillConfig(RunConfig):
         super().__post_init__()
         self._require("task_weight", self.task_weight is None or self.task_weight >= 0, "at least 0")
         self._require("distill_warmup_epochs", self.distill_warmup_epochs >= 0, "at least 0")
-        if (self.teacher_mean is None) != (self.teacher_std is None):
-            raise InputError("--teacher_mean and --teacher_std go together; one of them is missing.")
-        if self.teacher_std is not None and not all(value > 0 for value in self.teacher_std):
-            raise InputError(f"--teacher_std is {self.teacher_std}; every value has to be positive.")
+        if self.teacher is None and self.cache is None:
+            raise InputError(
+                "--teacher is required: a run folder, or a network by name; or --cache with its logits."
+            )
+        if self.teacher is None and (self.teacher_weights or self.teacher_mean):
+            raise InputError(
+                "--teacher_weights and --teacher_mean say something of --teacher; give that too."
+            )
+        require_statistics(self.teacher_mean, self.teacher_std)
         if "name" not in self.loss:
             raise InputError(f"the loss {self.loss} has no 'name'; give for example {{'name': 'CMKD'}}.")
 
     def name(self) -> str:
         """Return the name of the default run folder."""
         return _slug("distill", self.data, self.student, self.loss["name"], f"seed{self.seed}")
+
+
+def require_statistics(mean: list[float] | None, std: list[float] | None) -> None:
+    """Raise `InputError` unless a teacher's mean and standard deviation are both given, or neither."""
+    if (mean is None) != (std is None):
+        raise InputError("--teacher_mean and --teacher_std go together; one of them is missing.")
+    if std is not None and not all(value > 0 for value in std):
+        raise InputError(f"--teacher_std is {std}; every value has to be positive.")
 
 
 def _slug(*parts: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import cmkd
+from cmkd.errors import InputError
 from cmkd.kernels import native
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy")
@@ -27,6 +28,26 @@ def native_bf16(device: torch.device) -> bool:
         checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
     return False
+
+
+def arithmetic(precision: str, device: torch.device) -> str:
+    """Return the arithmetic of a run.
+
+    Args:
+        precision: What is asked for: `auto`, `fp32`, `bf16` or `fp16`.
+        device: Device of the run.
+
+    Returns:
+        `precision`, with `auto` decided.
+
+    Raises:
+        InputError: The device does not have it.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("--precision fp16 needs an accelerator; on a CPU take fp32, bf16 or auto.")
+    if precision == "auto":
+        return "bf16" if native_bf16(device) else "fp32"
+    return precision
 
 
 def describe(device: torch.device, precision: str) -> dict[str, Any]:

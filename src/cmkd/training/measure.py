@@ -68,7 +68,7 @@ def evaluate(
     logits, targets = collect_logits(on_images(network), batches.epoch(0))
     scores: dict[str, Any] = {"images": len(targets), "part": part}
     teacher_logits = None
-    if config["verb"] == "distill":
+    if config["verb"] == "distill" and config["teacher"] is not None:  # it may have left its logits alone
         teacher, report = open_teacher(
             config["teacher"],
             data,

@@ -152,24 +152,31 @@ class RunFolder:
                 ) from None
             yield
 
-    def refuse_other_teacher(self, source: str, sha256: str) -> None:
+    def refuse_other_teacher(self, source: str, sha256: str, logits: str | None = None) -> None:
         """Raise unless the teacher is the one that this run began with, or the run has none yet.
 
         Args:
             source: Where the teacher came from.
             sha256: Hash of its weights.
+            logits: Where its logits come from; not compared by default.
 
         Raises:
-            InputError: The weights are others than those in `teacher.json`.
+            InputError: Weights or logits are others than those in `teacher.json`.
         """
         if not (self.path / "teacher.json").exists():
             return
-        before = self.read_json("teacher.json")["sha256"]
+        stored = self.read_json("teacher.json")
+        before, logits_before = stored["sha256"], stored.get("logits", "live")
         if before != sha256:
             raise InputError(
                 f"{self.path} was begun with a teacher whose weights hash to {before[:12]}; those of "
                 f"{source} now hash to {sha256[:12]}, so it is another one: put the first one back, or give "
                 "another --out."
+            )
+        if logits is not None and logits != logits_before:
+            raise InputError(
+                f"{self.path} was begun with the teacher's logits {logits_before}, now they are {logits}, "
+                "which rounds them otherwise: continue it as it was begun, or give another --out."
             )
 
     def save_state(self, state: dict[str, Any]) -> None:

@@ -18,13 +18,14 @@ from cmkd import models
 from cmkd.data import Batch, ImageData, Loader
 from cmkd.errors import InputError
 from cmkd.evaluation import collect_logits, cpu_latency, evaluate_logits, on_images
-from cmkd.teachers import LiveTeacher, TeacherReport, open_teacher
+from cmkd.teachers import LiveTeacher, TeacherReport
 from cmkd.training import environment
 from cmkd.training.config import DistillConfig, RunConfig, TrainConfig
 from cmkd.training.loop import fit
 from cmkd.training.objective import Objective, build_loss, check_objective, resolved_loss
 from cmkd.training.progress import Progress
 from cmkd.training.run_folder import RunFolder
+from cmkd.training.teaching import open_teaching
 
 logger = logging.getLogger(__name__)
 
@@ -85,14 +86,13 @@ def _run(
 
     # Everything that can be wrong with the options is found before the folder is touched.
     data = datasets.load(config.data, config.data_root, image_size=config.image_size)
-    loaders = _loaders(data, config, accelerator)
     torch.manual_seed(2 * config.seed + INIT_STREAM)
     student = models.build(network, data.num_classes)
     models.check_logits(
         student, f"network {network}", num_classes=data.num_classes, image_size=data.image_size
     )
     student = student.to(device).to(memory_format=torch.channels_last)
-    teacher, report, objective = None, None, Objective(label_smoothing=config.label_smoothing)
+    teaching, objective = None, Objective(label_smoothing=config.label_smoothing)
     if isinstance(config, DistillConfig):
         loss = build_loss(config.loss)
         config = replace(config, loss=resolved_loss(config.loss, loss))
@@ -100,14 +100,9 @@ def _run(
             loss, task_weight=config.task_weight, label_smoothing=config.label_smoothing
         ).to(device)
         check_objective(objective, data.num_classes, device)
-        teacher, report = open_teacher(
-            config.teacher,
-            data,
-            weights=config.teacher_weights,
-            mean=config.teacher_mean,
-            std=config.teacher_std,
-            device=device,
-        )
+        config, teaching = open_teaching(config, data, precision=precision, device=device)
+    live, report = (teaching.live, teaching.report) if teaching else (None, None)
+    loaders = _loaders(data, config, accelerator)
 
     with folder.claim(config.identity(), config.options()):
         if folder.finished:
@@ -115,11 +110,11 @@ def _run(
             return folder
         validate = None
         if "validation" in loaders:
-            validate, teacher_accuracy = _validator(loaders["validation"], teacher, accelerator)
+            validate, teacher_accuracy = _validator(loaders["validation"], live, accelerator)
             if report is not None:
                 report.accuracy = teacher_accuracy
         if report is not None:
-            folder.refuse_other_teacher(report.source, report.sha256)
+            folder.refuse_other_teacher(report.source, report.sha256, report.logits)
             folder.write_json("teacher.json", report.as_dict())
             if on_teacher is not None:
                 on_teacher(report)
@@ -132,23 +127,19 @@ def _run(
             config=config,
             folder=folder,
             accelerator=accelerator,
-            teacher=teacher if objective.reads_teacher else None,
+            teacher=teaching.teacher if teaching and objective.reads_teacher else None,
             validate=validate,
             progress=Progress(folder.path.name, enabled=progress),
         )
         # Back to the network's own forward, so that everything is measured in float32.
         student = accelerator.unwrap_model(student, keep_fp32_wrapper=False)
-        _finish(folder, student, network, data, loaders["test"], teacher)
+        _finish(folder, student, network, data, loaders["test"], live)
     return folder
 
 
 def _accelerator(config: RunConfig) -> tuple[Accelerator, str]:
     device = PartialState(cpu=config.cpu).device
-    precision: str = config.precision
-    if precision == "auto":
-        precision = "bf16" if environment.native_bf16(device) else "fp32"
-    if precision == "fp16" and device.type == "cpu":
-        raise InputError("--precision fp16 needs an accelerator; on a CPU take fp32, bf16 or auto.")
+    precision = environment.arithmetic(config.precision, device)
     if PartialState().num_processes > 1:
         raise InputError(
             f"this version trains in one process, it was started in {PartialState().num_processes}; "

@@ -1,0 +1,64 @@
+"""Short hashes of what decides the pixels: the images and the augmentation.
+
+Logits that were stored for a data set are of no use with another one, or with the same images in another
+order; and a wrong pairing trains without complaint. The hashes notice it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+
+import torch
+
+from cmkd.data import augment
+from cmkd.data.base import Images, TensorImages
+
+_HEX_DIGITS = 32
+_DECODED = 64
+
+
+def fingerprint(images: Images) -> str:
+    """Return a hash of labelled images in their order.
+
+    Images in memory are hashed whole. Of images with `paths` it is the paths below their common folder and
+    the sizes of the files, so that a set that was moved or copied stays the same set. Of any other kind, the
+    pixels of 64 images that lie evenly over the set. Targets are hashed in every case.
+
+    Args:
+        images: One part of a data set.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Raises:
+        InputError: An image cannot be read.
+    """
+    # sha256 and not a faster hash of Python's: processors have instructions for it
+    digest = hashlib.sha256(images.targets.numpy().tobytes())
+    for part in _content(images):
+        digest.update(part)
+    return digest.hexdigest()[:_HEX_DIGITS]
+
+
+def augmentation_hash(name: str) -> str:
+    """Return a hash of an augmentation: another one for another name or another version of its code."""
+    return hashlib.sha256(f"{name}, version {augment.VERSION}".encode()).hexdigest()[:_HEX_DIGITS]
+
+
+def _content(images: Images) -> Iterator[bytes]:
+    if isinstance(images, TensorImages):
+        pixels = images.images.cpu().contiguous()
+        yield str(tuple(pixels.shape)).encode()
+        yield from (image.tobytes() for image in pixels.numpy())
+    elif paths := getattr(images, "paths", None):
+        folder = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
+        for path in paths:
+            relative = path.removeprefix(folder).replace(os.sep, "/").lstrip("/")
+            yield f"\n{relative} {os.stat(path).st_size}".encode()  # noqa: PTH116 - once for every image
+    else:
+        chosen = torch.linspace(0, len(images) - 1, min(_DECODED, len(images))).long()
+        pixels = images.read(chosen)
+        yield f"{len(images)} {tuple(pixels.shape)}".encode()
+        yield pixels.cpu().numpy().tobytes()

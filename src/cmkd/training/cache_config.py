@@ -1,0 +1,66 @@
+"""What `cmkd cache` is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cmkd.errors import InputError
+from cmkd.training.config import require_statistics
+
+
+@dataclass(kw_only=True)
+class CacheConfig:
+    """Write down a teacher's logits once, for any number of students.
+
+    Args:
+        path: Folder of the cache. An interrupted cache is finished, a finished one gets further views.
+        verify: Compare the checksums of all files of the cache, and write nothing.
+        teacher: Run folder of a trained network, or a network by name (then with `teacher_weights`).
+        teacher_weights: Weights of a teacher given by name: a file (`.safetensors`, `.pt`, `.pth`),
+            `pretrained` for those of timm or torchvision, or `random` to try things out.
+        teacher_mean: Mean that the teacher's images are normalised with, if the teacher does not tell.
+        teacher_std: Standard deviation that goes with `teacher_mean`.
+        data: Data set: a name from `cmkd list datasets`; all its training images are looked at.
+        data_root: Folder that holds (or receives) the data set's files; the embedded set needs none.
+        image_size: Side of the images in pixels, for `folder:PATH` (default 224).
+        augment: Augmentation of the images; the data set's own by default.
+        augment_seed: Seed of the augmentation; give the runs that use the cache the same.
+        views: Number of augmented versions of every image.
+        dtype: Type of the stored logits; float32 for logits beyond 65504.
+        precision: Arithmetic of the teacher; `auto` takes bf16 where the hardware has it, else fp32.
+        batch_size: Images that the teacher looks at together.
+        workers: Processes that decode images of `folder:PATH`; sets in memory need none.
+        cpu: Stay on the CPU even if there is an accelerator.
+    """
+
+    path: str
+    verify: bool = False
+    teacher: str | None = None
+    teacher_weights: str | None = None
+    teacher_mean: list[float] | None = None
+    teacher_std: list[float] | None = None
+    data: str = "fashion-mnist-12k"
+    data_root: str | None = None
+    image_size: int | None = None
+    augment: str | None = None
+    augment_seed: int = 0
+    views: int = 1
+    dtype: Literal["float16", "float32"] = "float16"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    batch_size: int = 256
+    workers: int = 2
+    cpu: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, naming the option.
+
+        Raises:
+            InputError: A value is outside its range.
+        """
+        if self.teacher is None and not self.verify:
+            raise InputError("--teacher is required: the network whose logits are to be written down.")
+        require_statistics(self.teacher_mean, self.teacher_std)
+        for name, least in (("views", 1), ("batch_size", 1), ("workers", 0), ("augment_seed", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"--{name} is {getattr(self, name)}; it has to be at least {least}.")
