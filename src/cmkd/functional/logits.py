@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from cmkd.functional.precision import float_dtype
 from cmkd.functional.tracing import is_traced
 
 Reduction = Literal["mean", "sum", "none"]
+# Not asked for where it is needed: the compilers of older torch do not trace get_args.
+REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 
 
 def check_logits(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import torch
 from torch import Tensor
 
 from cmkd.errors import unknown_name
 from cmkd.functional.definition import TermOptions
 from cmkd.functional.fused import correlation_terms
-from cmkd.functional.logits import Reduction, check_logits, common_dtype
+from cmkd.functional.logits import REDUCTIONS, Reduction, check_logits, common_dtype
 from cmkd.functional.rank import RankMethod, check_rank_options
 
 
@@ -56,8 +54,8 @@ def spearman_loss(
         tensor(0.2000)
     """
     check_rank_options(method, softness)
-    if reduction not in get_args(Reduction):
-        raise unknown_name("reduction", str(reduction), get_args(Reduction))
+    if reduction not in REDUCTIONS:
+        raise unknown_name("reduction", str(reduction), REDUCTIONS)
     valid = check_logits(student_logits, teacher_logits, mask=mask)
     dtype = common_dtype(student_logits, teacher_logits)
     share = 1 / (student_logits.numel() / student_logits.shape[1]) if reduction == "mean" else 1.0

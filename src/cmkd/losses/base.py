@@ -5,15 +5,15 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from cmkd.errors import InputError, unknown_name
 from cmkd.functional import logits as on_logits
+from cmkd.functional.logits import REDUCTIONS, as_rows, check_logits, common_dtype
 from cmkd.functional.logits import Reduction as Reduction
-from cmkd.functional.logits import as_rows, check_logits, common_dtype
 
 
 class Rows(NamedTuple):
@@ -48,7 +48,7 @@ class DistillationLoss(nn.Module):
 
     def __init__(self, *, reduction: Reduction = "mean") -> None:
         super().__init__()
-        check_choice("reduction", reduction, get_args(Reduction))
+        check_choice("reduction", reduction, REDUCTIONS)
         self.reduction: Reduction = reduction
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

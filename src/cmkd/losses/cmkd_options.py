@@ -15,6 +15,15 @@ from cmkd.losses.difficulty import Difficulty, DifficultyScale
 PearsonInput = Literal["zscore", "softmax", "logits"]
 HardSamples = Literal["ranks", "values"]
 Combination = Literal["convex", "independent"]
+_Choice = Literal[
+    "pearson_input",
+    "rank_method",
+    "difficulty",
+    "difficulty_scale",
+    "hard_samples",
+    "combination",
+    "reduction",
+]
 
 
 class CMKDOptions(TypedDict, total=False):
@@ -53,15 +62,22 @@ class CMKDParts(NamedTuple):
     """Intra-class term, a scalar; 0 where `intra_weight` is 0."""
 
 
+# Not asked for where it is needed: the compilers of older torch do not trace get_args.
+_CHOICES: dict[_Choice, tuple[str, ...]] = {
+    "pearson_input": get_args(PearsonInput),
+    "rank_method": get_args(RankMethod),
+    "difficulty": get_args(Difficulty),
+    "difficulty_scale": get_args(DifficultyScale),
+    "hard_samples": get_args(HardSamples),
+    "combination": get_args(Combination),
+    "reduction": get_args(Reduction),
+}
+
+
 def check_cmkd_options(options: CMKDOptions) -> None:
     """Raise `InputError` unless every option of CMKD is in its domain and a term is left to learn from."""
-    check_choice("pearson_input", options["pearson_input"], get_args(PearsonInput))
-    check_choice("rank_method", options["rank_method"], get_args(RankMethod))
-    check_choice("difficulty", options["difficulty"], get_args(Difficulty))
-    check_choice("difficulty_scale", options["difficulty_scale"], get_args(DifficultyScale))
-    check_choice("hard_samples", options["hard_samples"], get_args(HardSamples))
-    check_choice("combination", options["combination"], get_args(Combination))
-    check_choice("reduction", options["reduction"], get_args(Reduction))
+    for name, known in _CHOICES.items():
+        check_choice(name, options[name], known)
     check_number("alpha", options["alpha"])
     check_number("pearson_weight", options["pearson_weight"])
     check_number("spearman_weight", options["spearman_weight"])

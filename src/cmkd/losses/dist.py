@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 from torch import Tensor
 
 from cmkd.functional import log_probabilities, pearson
-from cmkd.functional.logits import Reduction
+from cmkd.functional.logits import REDUCTIONS, Reduction
 from cmkd.functional.precision import full_precision
 from cmkd.losses.base import DistillationLoss, check_choice, check_number, flatten, reduce
 
@@ -131,4 +129,4 @@ def _check_options(tau: float, alpha: float, beta: float, gamma: float, reductio
     check_number("alpha", alpha)
     check_number("beta", beta)
     check_number("gamma", gamma)
-    check_choice("reduction", reduction, get_args(Reduction))
+    check_choice("reduction", reduction, REDUCTIONS)

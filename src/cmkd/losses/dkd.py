@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import torch
 from torch import Tensor
 
 from cmkd.errors import InputError
 from cmkd.functional import log_probabilities, standardize
 from cmkd.functional.divergence import for_temperature, kl_of_log_probabilities
-from cmkd.functional.logits import Reduction
+from cmkd.functional.logits import REDUCTIONS, Reduction
 from cmkd.functional.precision import full_precision
 from cmkd.losses.base import DistillationLoss, check_choice, check_number, flatten, reduce
 
@@ -143,4 +141,4 @@ def _check_options(temperature: float, alpha: float, beta: float, reduction: str
     check_number("temperature", temperature, positive=True)
     check_number("alpha", alpha)
     check_number("beta", beta)
-    check_choice("reduction", reduction, get_args(Reduction))
+    check_choice("reduction", reduction, REDUCTIONS)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 from torch import Tensor
 
 from cmkd.functional import kl_divergence, standardize
-from cmkd.functional.logits import Reduction
+from cmkd.functional.logits import REDUCTIONS, Reduction
 from cmkd.functional.precision import full_precision
 from cmkd.losses.base import DistillationLoss, check_choice, check_number, flatten, reduce
 
@@ -119,4 +117,4 @@ class KDLoss(DistillationLoss):
 def _check_options(temperature: float, alpha: float, reduction: str) -> None:
     check_number("temperature", temperature, positive=True)
     check_number("alpha", alpha)
-    check_choice("reduction", reduction, get_args(Reduction))
+    check_choice("reduction", reduction, REDUCTIONS)
