@@ -1,9 +1,10 @@
 import math
 
 import pytest
+import torch
 
 from cmkd.training.config import TrainConfig
-from cmkd.training.optim import learning_rate
+from cmkd.training.optim import build_optimizer, learning_rate
 
 
 def rates(steps, **options):
@@ -37,3 +38,28 @@ def test_multistep_takes_milestones_and_decay():
 
 def test_constant_stays():
     assert rates([10, 39], epochs=4, warmup_epochs=1, schedule="constant") == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "with gaps"])
+def test_sgd_is_nesterovs_on_parameters_of_any_layout(layout):
+    weight = torch.randn(4, 3, 3, 2, generator=torch.Generator().manual_seed(0))
+    if layout == "channels last":
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    if layout == "with gaps":
+        weight = torch.stack([weight, weight], dim=-1)[..., 0]
+    network = torch.nn.Module()
+    network.weight = torch.nn.Parameter(weight.clone() if layout == "contiguous" else weight)
+    config = TrainConfig(lr=0.1, momentum=0.9, weight_decay=0.01)
+    optimizer = build_optimizer(network, config)
+    assert optimizer.defaults["fused"] == (None if layout == "with gaps" else True)
+
+    expected, momentum = weight.clone().double(), torch.zeros(4, 3, 3, 2, dtype=torch.float64)
+    for step in range(3):
+        direction = torch.arange(72.0).view(4, 3, 3, 2).mul(step + 1).cos()
+        (network.weight * direction).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        gradient = direction.double() + 0.01 * expected
+        momentum = 0.9 * momentum + gradient
+        expected -= 0.1 * (gradient + 0.9 * momentum)
+    torch.testing.assert_close(network.weight.detach(), expected.float())

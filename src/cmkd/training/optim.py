@@ -13,9 +13,14 @@ from cmkd.training.config import RunConfig
 def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     """Return the optimiser of a run over every parameter of `model` that is trained."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fused = all(map(_can_be_fused, parameters)) or None  # None: PyTorch's own choice
     if config.optimizer == "adamw":
         return torch.optim.AdamW(
-            parameters, lr=config.lr, betas=(config.momentum, 0.999), weight_decay=config.weight_decay
+            parameters,
+            lr=config.lr,
+            betas=(config.momentum, 0.999),
+            weight_decay=config.weight_decay,
+            fused=fused,
         )
     return torch.optim.SGD(
         parameters,
@@ -23,7 +28,20 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimize
         momentum=config.momentum,
         nesterov=config.nesterov and config.momentum > 0,
         weight_decay=config.weight_decay,
+        fused=fused,
     )
+
+
+def _can_be_fused(parameter: nn.Parameter) -> bool:
+    """Whether one kernel can update a parameter with all others.
+
+    The CPU's goes through parameter, gradient and momentum as they lie in memory. They lie alike where the
+    parameter is dense: autograd then gives the gradient the parameter's own strides.
+    """
+    dense = parameter.is_contiguous() or (
+        parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
+    )
+    return dense and parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: RunConfig) -> float:
