@@ -1,8 +1,8 @@
-"""Copies the measured tables into `docs/ranking.md`, between the markers that name them.
+"""Copies the measured tables into `docs/ranking.md` and `README.md`, between the markers that name them.
 
     python benchmarks/ranking_document.py
 
-The tests fail if the document and the results differ; `ranking.py` and `softness.py` do this at their end.
+The tests fail if a document and the results differ; `ranking.py` and `softness.py` do this at their end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from softness_report import defaults_table, trap_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "ranking"
-DOCUMENT = ROOT / "docs" / "ranking.md"
+DOCUMENTS = (ROOT / "docs" / "ranking.md", ROOT / "README.md")
 
 # Name of the marker -> file it is made from, and how.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
@@ -33,7 +33,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
 
 
 def filled(text: str) -> str:
-    """Return the document with every table as the committed results give it."""
+    """Return a document with every table as the committed results give it."""
     for name, (file, table) in TABLES.items():
         if (RESULTS / file).exists():
             made = table(json.loads((RESULTS / file).read_text(encoding="utf-8")))
@@ -45,8 +45,9 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    """Rewrite the document."""
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
+    """Rewrite the documents."""
+    for document in DOCUMENTS:
+        document.write_text(filled(document.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -81,11 +81,13 @@ def test_the_rule_takes_the_least_bias_among_the_fast():
     assert pick([slow, biased]) == 0.4
 
 
-def test_the_document_shows_the_committed_results():
-    from ranking_document import DOCUMENT, filled
+def test_the_documents_show_the_committed_results():
+    from ranking_document import DOCUMENTS, filled
 
-    text = DOCUMENT.read_text(encoding="utf-8")
-    assert filled(text) == text
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        assert filled(text) == text
+        assert "<!-- ratios -->" in text
 
 
 def test_the_tables_of_the_results_come_from_their_numbers():

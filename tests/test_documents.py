@@ -26,11 +26,24 @@ def test_the_loop_of_the_readme_learns():
         "loader": [(images, target)] * 40,
         "optimizer": torch.optim.SGD(student.parameters(), lr=0.1),
     }
-    (loop,) = python_blocks("README.md")
+    loop, _ = python_blocks("README.md")
     exec(loop, names)
     after = (student(images).argmax(1) == target).float().mean()
     assert after > before + 0.3
     assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_the_ranks_of_the_readme_are_what_they_are_said_to_be():
+    _, lines = python_blocks("README.md")
+    student, teacher = torch.randn(4, 9, requires_grad=True), torch.randn(4, 9)
+    valid = torch.arange(9) < 7
+    names = {"student_logits": student, "teacher_logits": teacher, "valid_classes": valid, "scores": student}
+    exec(lines, names)
+    assert 0 < names["loss"] < 2
+    names["loss"].backward()
+    assert (student.grad[:, valid] != 0).any()
+    assert (student.grad[:, ~valid] == 0).all()
+    torch.testing.assert_close(names["ranks"].sum(1), torch.full((4,), 45.0))
 
 
 def test_the_method_of_the_contributing_page_is_found_by_name(tmp_path, monkeypatch):
