@@ -31,32 +31,36 @@ def train_part(folder, *, bad=(), **options):
     return train
 
 
-def greys(images, indices):
-    return images.read(indices)[:, 0, 4, 4].tolist()
+def greys(images, indices, pool=None, crops=lambda indices: None):
+    pool = torch.arange(len(images)) if pool is None else pool
+    reading = images.read_or_replace(indices, crops, pool)
+    return reading.pixels[:, 0, 4, 4].tolist(), reading
 
 
-def test_bad_image_is_replaced_for_good_by_one_of_its_class(shades):
-    whole = greys(train_part(shades), torch.arange(16))
+def test_bad_image_is_replaced_by_one_of_its_class(shades):
+    whole, reading = greys(train_part(shades), torch.arange(16))
+    assert reading.indices is None
+    assert reading.bad == {}
     train = train_part(shades, bad=[3])
-    now = greys(train, torch.arange(16))
-    assert now[3] in whole[:8]
-    assert now[:3] + now[4:] == whole[:3] + whole[4:]
-    assert greys(train, torch.tensor([3, 3])) == [now[3]] * 2
-    bad = train.take_bad()
-    assert list(bad) == [3]
-    assert bad[3].startswith(train.paths[3])
-    assert train.take_bad() == {}
+    now, reading = greys(train, torch.arange(16))
+    other = int(reading.indices[3])
+    assert other in {0, 1, 2, 4, 5, 6, 7}
+    assert now == [*whole[:3], whole[other], *whole[4:]]
+    assert reading.indices.tolist() == [*range(3), other, *range(4, 16)]
+    assert list(reading.bad) == [3]
+    assert reading.bad[3].startswith(train.paths[3])
+    assert greys(train, torch.tensor([3, 3]))[0] == [whole[other]] * 2
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_order_and_resume_stay_exact_and_every_bad_image_is_named(shades, caplog, workers):
+def test_resume_stays_exact_and_every_bad_image_is_named(shades, caplog, workers):
     train = train_part(shades, bad=[3, 12])
-    loader = Loader(
-        train, batch_size=4, shuffle=True, workers=workers, augment="resized_crop_flip", **STATISTICS
-    )
+    options = {"batch_size": 4, "workers": workers, "augment": "resized_crop_flip", **STATISTICS}
+    loader = Loader(train, shuffle=True, **options)
     with caplog.at_level(logging.WARNING, logger="cmkd"):
         whole = list(loader.epoch(1))
-    assert torch.equal(torch.cat([batch.indices for batch in whole]).sort().values, torch.arange(16))
+    assert [len(batch.indices) for batch in whole] == [4] * 4
+    assert set(torch.cat([batch.indices for batch in whole]).tolist()) == set(range(16)) - {3, 12}
     assert all(torch.equal(batch.targets, train.targets[batch.indices]) for batch in whole)
     assert sorted(loader.bad_images) == [3, 12]
     named = [record.getMessage() for record in caplog.records]
@@ -66,24 +70,37 @@ def test_batches_order_and_resume_stay_exact_and_every_bad_image_is_named(shades
     for one, other in zip(whole[2:], loader.epoch(1, start=2), strict=True):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.indices, other.indices)
+    # What a batch shows is what a cache that read the images by those indices has seen.
+    for batch in whole:
+        (alone,) = Loader(train, indices=batch.indices, **options).epoch(1)
+        assert torch.equal(alone.images, batch.images)
 
 
 def test_bad_training_image_is_not_replaced_by_one_that_is_held_out(shades):
-    train = train_part(shades)
-    kept, held_out = split(train.targets, 0.5, seed=0)
-    forbidden = set(greys(train, held_out))
-    train_part(shades, bad=kept[:3].tolist())
+    kept, held_out = split(train_part(shades).targets, 0.5, seed=0)
+    train = train_part(shades, bad=kept[:3].tolist())
     for batch in Loader(train, indices=kept, batch_size=8, workers=0, **STATISTICS).epoch(0):
-        shown = (batch.images[:, 0, 4, 4] * 255).round().int().tolist()
-        assert not set(shown) & forbidden
+        assert not set(batch.indices.tolist()) & set(held_out.tolist())
+        assert not set(batch.indices.tolist()) & set(kept[:3].tolist())
 
 
-def test_class_without_a_readable_image_is_an_error(shades):
+def test_class_without_a_readable_image_borrows_from_another(shades):
     train = train_part(shades, bad=range(8))
-    with pytest.raises(
-        InputError, match=r"neither .*0/.*\.png can be read nor any of the images of its class"
-    ):
-        train.read(torch.tensor([2]))
+    _, reading = greys(train, torch.tensor([2]))
+    assert train.targets[reading.indices].tolist() == [1]
+    assert sorted(reading.bad) == list(range(8))
+
+
+def test_nothing_readable_is_an_error(shades):
+    train = train_part(shades, bad=range(16))
+    with pytest.raises(InputError, match=r"the image .*0/.*\.png: .*Nor can any other be read"):
+        greys(train, torch.tensor([2]))
+
+
+def test_fail_names_the_image_although_others_could_stand_in(shades):
+    train_part(shades, bad=[5])
+    with pytest.raises(InputError, match="cannot read the image"):
+        load(f"folder:{shades}", image_size=8)
 
 
 def test_skip_and_fail_are_all_there_is(shades):

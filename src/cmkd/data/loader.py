@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from cmkd.data.augment import augment, crop_draws, require_known
 from cmkd.data.base import Images, TensorImages
 from cmkd.data.random import permutation
-from cmkd.data.stored import StoredImages
+from cmkd.data.stored import Reading, StoredImages
 from cmkd.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Batch:
     Attributes:
         images: Normalised, float32 `(B, 3, H, W)`, channels last in memory.
         targets: Class of every image, `(B,)` int64.
-        indices: Index of every image in its data set, `(B,)` int64.
+        indices: Index of every image in its data set, `(B,)` int64; of its stand-in, if it could not be read.
         view: Which version of the images: augmentation is a function of (seed, index, view).
         host_indices: `indices` on the CPU, which can be read there without waiting for a device; None if
             they are nowhere but in `indices`.
@@ -102,11 +102,7 @@ class Loader:
         self.indices = torch.arange(len(images)) if indices is None else indices
         _require_fit(batch_size, len(self.indices), world_size, training=shuffle or drop_last)
         self.device = torch.device(device)
-        self.images = images
-        if isinstance(images, TensorImages):
-            self.images = images.to(self.device)
-        elif isinstance(images, StoredImages):
-            self.images = images.within(self.indices)
+        self.images = images.to(self.device) if isinstance(images, TensorImages) else images
         self.bad_images: dict[int, str] = {}
         self.batch_size = batch_size
         self.augment = augment
@@ -173,7 +169,7 @@ class Loader:
         crops = partial(self._crops, augment=self.augment, seed=self.augment_seed, view=view)
         on_cuda = self.device.type == "cuda"
         decoder = DataLoader(
-            _Requests(self.images, batches, crops),
+            _Requests(self.images, batches, crops, self.indices),
             batch_size=None,
             num_workers=self.workers,
             pin_memory=on_cuda,
@@ -182,16 +178,16 @@ class Loader:
         for batch, answer in zip(batches, decoder, strict=True):
             if isinstance(answer, InputError):
                 raise answer
-            pixels, bad = answer
-            self._report(bad)
-            yield batch, batch.to(self.device), pixels.to(self.device, non_blocking=on_cuda)
+            self._report(answer.bad)
+            indices = batch if answer.indices is None else answer.indices
+            yield indices, indices.to(self.device), answer.pixels.to(self.device, non_blocking=on_cuda)
 
     def _report(self, bad: dict[int, str]) -> None:
         for index, message in bad.items():
             if index not in self.bad_images:
                 self.bad_images[index] = message
                 logger.warning(
-                    "skipped the image %s; another of its class stands in for it (%d so far)",
+                    "skipped the image %s; another one stands in for it (%d so far)",
                     message,
                     len(self.bad_images),
                 )
@@ -206,26 +202,32 @@ class Loader:
         return images.contiguous(memory_format=torch.channels_last)
 
 
-class _Requests(Dataset[InputError | tuple[Tensor, dict[int, str]]]):
-    """Whole batches as the items of a torch data set, each with what was bad in it."""
+class _Requests(Dataset[Reading | InputError]):
+    """Whole batches as the items of a torch data set."""
 
     def __init__(
-        self, images: Images, batches: list[Tensor], crops: Callable[[Tensor], Tensor | None]
+        self,
+        images: Images,
+        batches: list[Tensor],
+        crops: Callable[[Tensor], Tensor | None],
+        pool: Tensor,
     ) -> None:
         self.images = images
         self.batches = batches
         self.crops = crops
+        self.pool = pool
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, item: int) -> InputError | tuple[Tensor, dict[int, str]]:
+    def __getitem__(self, item: int) -> Reading | InputError:
         batch = self.batches[item]
         try:
-            pixels = self.images.read(batch, self.crops(batch))
+            if isinstance(self.images, StoredImages):
+                return self.images.read_or_replace(batch, self.crops, self.pool)
+            return Reading(self.images.read(batch, self.crops(batch)), None, {})
         except InputError as error:
             return error  # raised in a worker, it would arrive with a traceback as its message
-        return pixels, self.images.take_bad() if isinstance(self.images, StoredImages) else {}
 
 
 def _require_fit(batch_size: int, images: int, world_size: int, *, training: bool) -> None:

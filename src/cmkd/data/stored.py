@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -49,12 +48,22 @@ class ReadOptions:
     label_column: str | None = None
 
 
+class Reading(NamedTuple):
+    """Images as they were read.
+
+    Attributes:
+        pixels: uint8 `(B, 3, image_size, image_size)`, channels last in memory.
+        indices: Which images they are, `(B,)` int64, where that differs from what was asked for; else None.
+        bad: Index and message of every image that could not be decoded.
+    """
+
+    pixels: Tensor
+    indices: Tensor | None
+    bad: dict[int, str]
+
+
 class StoredImages(ABC):
     """Images decoded to RGB and brought to one size when they are read.
-
-    An image that cannot be decoded is an error, or with `bad_images="skip"` it is replaced for good: index i
-    then stands for the pixels of another image of the same class, chosen by i alone. Batch sizes, order,
-    targets, resume and cached logits all stay what they are.
 
     Args:
         targets: Class of each image, int64 `(N,)`.
@@ -67,8 +76,6 @@ class StoredImages(ABC):
 
         self.targets = targets
         self.options = options
-        self._pool: Tensor | None = None
-        self._bad: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -85,20 +92,6 @@ class StoredImages(ABC):
     def subset(self, indices: Tensor) -> Self:
         """Return some of the images, `(N,)` int64, as a set of their own."""
 
-    def within(self, indices: Tensor) -> Self:
-        """Return the same images, replaced by none but those of `indices`, `(N,)` int64.
-
-        A bad training image must not be replaced by one that is held out for validation.
-        """
-        images = copy.copy(self)
-        images._pool, images._bad = indices, {}
-        return images
-
-    def take_bad(self) -> dict[int, str]:
-        """Return what could not be read since the last call: index and message."""
-        bad, self._bad = self._bad, {}
-        return bad
-
     def read(self, indices: Tensor, crops: Tensor | None = None) -> Tensor:
         """Decode images to uint8 `(B, 3, image_size, image_size)`, channels last in memory.
 
@@ -111,38 +104,74 @@ class StoredImages(ABC):
             The pixels.
 
         Raises:
-            InputError: An image cannot be decoded, and the options say that this is an error; or none of its
-                class can.
+            InputError: An image cannot be decoded.
         """
-        size = self.options.image_size
-        pixels = torch.empty(len(indices), size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+        pixels = self._empty(len(indices))
         for position, index in enumerate(indices.tolist()):
-            pixels[position] = self._read_one(index, None if crops is None else crops[position])
+            try:
+                pixels[position] = self._decoded(index, None if crops is None else crops[position])
+            except (DamagedImage, OSError) as error:  # noqa: PERF203 - costs nothing against decoding
+                raise bad_image(self.name(index), error) from error
         return pixels
 
-    def _read_one(self, index: int, draws: Tensor | None) -> Tensor:
-        for candidate in self._candidates(index):
+    def read_or_replace(
+        self, indices: Tensor, crops: Callable[[Tensor], Tensor | None], pool: Tensor
+    ) -> Reading:
+        """Decode images; with `bad_images="skip"`, take another one for each that cannot be decoded.
+
+        Another image means its pixels, its crop, its class and its index: a cached teacher looks up what it
+        said of that one. Which it is depends on the index of the bad one and on the pool alone, so that
+        order, batch sizes and resume stay exact; it is of the same class if that can be.
+
+        Args:
+            indices: Which ones, `(B,)` int64.
+            crops: Maps indices to the draws of their crops; see `read`.
+            pool: Images that may be taken, int64: a bad training image must not be replaced by one that is
+                held out for validation.
+
+        Returns:
+            What was read.
+
+        Raises:
+            InputError: An image cannot be decoded, and the options say that this is an error; or a long row
+                of others cannot either.
+        """
+        if self.options.bad_images == "fail":
+            return Reading(self.read(indices, crops(indices)), None, {})
+        draws = crops(indices)
+        pixels, taken, bad = self._empty(len(indices)), indices.clone(), dict[int, str]()
+        for position, index in enumerate(indices.tolist()):
             try:
-                return read_pixels(self.content(candidate), self.options.image_size, draws)
-            except (DamagedImage, OSError) as error:  # noqa: PERF203 - one turn, but for a bad image
-                if self.options.bad_images == "fail":
-                    raise bad_image(self.name(candidate), error) from error
-                self._bad[candidate] = f"{self.name(candidate)}: {error}"
+                pixels[position] = self._decoded(index, None if draws is None else draws[position])
+            except (DamagedImage, OSError) as error:  # noqa: PERF203 - as above
+                bad[index] = f"{self.name(index)}: {error}"
+                taken[position], pixels[position] = self._stand_in(index, crops, pool, bad)
+        return Reading(pixels, taken if bad else None, bad)
+
+    def _stand_in(
+        self, index: int, crops: Callable[[Tensor], Tensor | None], pool: Tensor, bad: dict[int, str]
+    ) -> tuple[int, Tensor]:
+        same_class = self.targets[pool] == self.targets[index]
+        start = random_bits(torch.tensor(index), seed=0, view=0, stream=Stream.STAND_IN)
+        for members in (pool[same_class], pool[~same_class]):
+            turned = members.roll(-int(start % max(len(members), 1)))[:_MOST_STAND_INS]
+            for other in turned.tolist():
+                draws = crops(torch.tensor([other]))
+                try:
+                    return other, self._decoded(other, None if draws is None else draws[0])
+                except (DamagedImage, OSError) as error:
+                    bad[other] = f"{self.name(other)}: {error}"
         raise InputError(
-            f"neither {self.name(index)} can be read nor any of the images of its class that were tried in "
-            f"its place (the last one: {self._bad[candidate]}). Are the files in order?"
+            f"the image {bad[index]}. Nor can any other be read that was tried in its place: are the files "
+            "in order?"
         )
 
-    def _candidates(self, index: int) -> Iterator[int]:
-        """Yield an image, and then others of its class in an order that the index alone decides."""
-        yield index
-        pool = torch.arange(len(self)) if self._pool is None else self._pool
-        members = pool[self.targets[pool] == self.targets[index]]
-        members = members[members != index]
-        if len(members):
-            bits = random_bits(torch.tensor([index]), seed=0, view=0, stream=Stream.STAND_IN)
-            start = int(bits % len(members))
-            yield from members.roll(-start)[:_MOST_STAND_INS].tolist()
+    def _decoded(self, index: int, draws: Tensor | None) -> Tensor:
+        return read_pixels(self.content(index), self.options.image_size, draws)
+
+    def _empty(self, count: int) -> Tensor:
+        size = self.options.image_size
+        return torch.empty(count, size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
 
 
 class PackedStrings(Sequence[str]):
