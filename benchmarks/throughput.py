@@ -29,7 +29,7 @@ import throughput_tables
 import torch
 from ranking_machine import describe_machine
 from throughput_contestants import CONTESTANTS
-from throughput_pairs import PAIRS, load, prepare
+from throughput_pairs import PAIRS, load, prepare, write_cache
 from throughput_picture import draw
 from throughput_turns import Contestant
 from written import as_json
@@ -77,11 +77,14 @@ def main() -> None:
 def measure_pair(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Return what was measured for a pair, by contestant."""
     pair = PAIRS[name]
+    weights = prepare(pair, folder, options.data_root)
+    cpu = options.device == "cpu"
+    cache = write_cache(pair, folder, options.data_root, weights, options.precision, cpu)
     spec = {
         "pair": name,
         "folder": str(folder),
-        "weights": str(prepare(pair, folder, options.data_root)),
-        "cache": None,
+        "weights": str(weights),
+        "cache": str(cache),
         "device": options.device,
         "precision": options.precision,
         "threads": options.threads,

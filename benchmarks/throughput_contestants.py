@@ -73,8 +73,9 @@ def cmkd(work: Work, *, loss: str, cached: bool) -> None:
     runs.datasets.load = lambda *_, **__: data  # made-up images have no name that it knows
     config = DistillConfig(
         data=data.name,
-        teacher=work.pair.teacher,
-        teacher_weights=str(work.weights),
+        teacher=None if cached else work.pair.teacher,
+        teacher_weights=None if cached else str(work.weights),
+        cache=str(work.cache) if cached else None,
         student=work.pair.student,
         loss={"name": loss},
         validation=0.0,
@@ -99,18 +100,18 @@ class Entry:
         title: For tables and pictures.
         run: Trains until the turns end.
         package: What has to be installed for it.
-        cached: Whether it reads cached logits.
     """
 
     title: str
     run: Callable[[Work], None]
     package: str = "cmkd"
-    cached: bool = False
 
 
 CONTESTANTS = {
     "limit-student": Entry("student alone, fixed batch", student_limit),
     "limit-teacher": Entry("teacher alone, fixed batch", teacher_limit),
+    "cmkd-cache-kd": Entry("cmkd, cached teacher, KD", lambda work: cmkd(work, loss="KD", cached=True)),
+    "cmkd-cache-cmkd": Entry("cmkd, cached teacher, CMKD", lambda work: cmkd(work, loss="CMKD", cached=True)),
     "cmkd-live-kd": Entry("cmkd, live teacher, KD", lambda work: cmkd(work, loss="KD", cached=False)),
     "cmkd-live-cmkd": Entry("cmkd, live teacher, CMKD", lambda work: cmkd(work, loss="CMKD", cached=False)),
     "plain": Entry("plain loop, KD", plain_loop),

@@ -13,7 +13,8 @@ from cmkd import data as datasets
 from cmkd import models
 from cmkd.data import ImageData, Loader, TensorImages
 
-_CIFAR_IMAGES, _CIFAR_CLASSES = 50_000, 100
+# Fewer than CIFAR has, so that a teacher has soon been through them all.
+_CIFAR_IMAGES, _CIFAR_CLASSES = 12_800, 100
 _FILES, _FILE_CLASSES, _FILE_SIZE = 640, 10, (480, 360)
 
 
@@ -88,6 +89,26 @@ def prepare(pair: Pair, folder: Path, data_root: str | None) -> Path:
     weights = folder / "teacher.safetensors"
     save_file({key: value.contiguous() for key, value in teacher.state_dict().items()}, weights)
     return weights
+
+
+def write_cache(
+    pair: Pair, folder: Path, data_root: str | None, weights: Path, precision: str, cpu: bool
+) -> Path:
+    """Run `cmkd cache` on what `prepare` made and return the folder of the cache."""
+    from cmkd.training import CacheConfig, cache, caching
+
+    data = load(pair, folder, data_root)
+    caching.datasets.load = lambda *_, **__: data  # made-up images have no name that it knows
+    config = CacheConfig(
+        path=str(folder / "cache"),
+        data=data.name,
+        teacher=pair.teacher,
+        teacher_weights=str(weights),
+        precision=precision,
+        cpu=cpu,
+    )
+    cache(config)
+    return folder / "cache"
 
 
 def _cifar_size() -> ImageData:

@@ -28,7 +28,7 @@ class Work:
         pair: The teacher, the student and their data.
         folder: What was prepared, and where a run may write.
         weights: File of the teacher's weights.
-        cache: Folder of the teacher's logits, if there is one.
+        cache: Folder of the teacher's logits.
         device: Where to train.
         precision: Arithmetic of the limits and of cmkd: `fp32`, `bf16` or `fp16`.
         workers: Processes that make images.
@@ -39,7 +39,7 @@ class Work:
     pair: Pair
     folder: Path
     weights: Path
-    cache: Path | None
+    cache: Path
     device: torch.device
     precision: str
     workers: int
@@ -129,7 +129,7 @@ def open_work(spec: dict[str, Any], turns: Turns) -> Work:
         pair=PAIRS[spec["pair"]],
         folder=Path(spec["folder"]),
         weights=Path(spec["weights"]),
-        cache=None if spec["cache"] is None else Path(spec["cache"]),
+        cache=Path(spec["cache"]),
         device=torch.device(spec["device"]),
         precision=spec["precision"],
         workers=spec["workers"],

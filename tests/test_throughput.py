@@ -143,7 +143,7 @@ def test_the_plain_images_are_those_of_the_set_but_for_their_augmentation(tmp_pa
     from throughput_pairs import PAIRS
     from throughput_work import Work
 
-    work = Work(PAIRS["embedded"], tmp_path, tmp_path, None, torch.device("cpu"), "fp32", 0, None, None)
+    work = Work(PAIRS["embedded"], tmp_path, tmp_path, tmp_path, torch.device("cpu"), "fp32", 0, None, None)
     dataset, data = work.dataset(), work.data
     image, target = dataset[5]
     assert target == data.train.targets[5]
