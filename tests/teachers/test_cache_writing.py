@@ -4,8 +4,11 @@ import errno
 import json
 import os
 import pkgutil
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +90,31 @@ def test_killed_at_any_instant(tmp_path, monkeypatch, function, calls, before):
     for view in (0, 1):
         assert np.array_equal(stored(tmp_path / "cache", view), logits(view))
     assert not (tmp_path / "cache/written.jsonl").exists()
+
+
+def test_killed_by_the_system(tmp_path):
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom tests.teachers.caches import logits_of, write\n"
+        "def slow(view, indices):\n"
+        "    for batch in logits_of(view, indices):\n        time.sleep(0.002)\n        yield batch\n"
+        "write(Path(sys.argv[1]), views=20, source=slow)\n"
+    )
+    killed = 0
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "cache")], cwd=ROOT)
+        there, begun = len(list(tmp_path.rglob("*.npy"))), time.monotonic()
+        while len(list(tmp_path.rglob("*.npy"))) <= there and time.monotonic() - begun < 60:
+            time.sleep(0.001)
+        time.sleep(random.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+    assert killed, "every process was through before it was killed: the test tested nothing"
+    if killed == 2:
+        with pytest.raises(InputError, match="unfinished"):
+            CachedTeacher(tmp_path / "cache")
+    assert write(tmp_path / "cache", views=20)
+    for view in range(20):
+        assert np.array_equal(stored(tmp_path / "cache", view), logits(view))
 
 
 def test_what_is_written_is_not_computed_again(tmp_path):
