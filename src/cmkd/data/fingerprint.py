@@ -6,14 +6,18 @@ order; and a wrong pairing trains without complaint. The hashes notice it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from cmkd.data import augment
 from cmkd.data.base import Images, TensorImages
+from cmkd.data.decoding import DamagedImage
+from cmkd.data.stored import StoredImages
 
 _HEX_DIGITS = 32
 _DECODED = 64
@@ -23,8 +27,9 @@ def fingerprint(images: Images) -> str:
     """Return a hash of labelled images in their order.
 
     Images in memory are hashed whole. Of images with `paths` it is the paths below their common folder and
-    the sizes of the files, so that a set that was moved or copied stays the same set. Of any other kind, the
-    pixels of 64 images that lie evenly over the set. Targets are hashed in every case.
+    the sizes of the files, so that a set that was moved or copied stays the same set. Of any other kind, 64
+    images that lie evenly over the set: their bytes, or their pixels if there are no bytes. Targets are
+    hashed in every case.
 
     Args:
         images: One part of a data set.
@@ -57,8 +62,18 @@ def _content(images: Images) -> Iterator[bytes]:
         for path in paths:
             relative = path.removeprefix(folder).replace(os.sep, "/").lstrip("/")
             yield f"\n{relative} {os.stat(path).st_size}".encode()  # noqa: PTH116 - once for every image
+    elif isinstance(images, StoredImages):
+        yield str(len(images)).encode()
+        for index in _spread(images).tolist():
+            # What cannot be read is as much a property of the set as what can.
+            with contextlib.suppress(OSError, DamagedImage):
+                yield hashlib.sha256(images.content(index)).digest()
     else:
-        chosen = torch.linspace(0, len(images) - 1, min(_DECODED, len(images))).long()
+        chosen = _spread(images)
         pixels = images.read(chosen)
         yield f"{len(images)} {tuple(pixels.shape)}".encode()
         yield pixels.cpu().numpy().tobytes()
+
+
+def _spread(images: Images) -> Tensor:
+    return torch.linspace(0, len(images) - 1, min(_DECODED, len(images))).long()

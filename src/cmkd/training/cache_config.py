@@ -23,14 +23,18 @@ class CacheConfig:
         teacher_std: Standard deviation that goes with `teacher_mean`.
         data: Data set: a name from `cmkd list datasets`; all its training images are looked at.
         data_root: Folder that holds (or receives) the data set's files; the embedded set needs none.
-        image_size: Side of the images in pixels, for `folder:PATH` (default 224).
+        image_size: Side of the images in pixels; 224 by default for images of your own.
+        bad_images: What an image that cannot be decoded does: end the work (`fail`), or be replaced by
+            another one and named (`skip`).
+        image_column: Column that has the images, for `hf:NAME`; found by its type by default.
+        label_column: Column that has the labels, for `hf:NAME`; found by its type by default.
         augment: Augmentation of the images; the data set's own by default.
         augment_seed: Seed of the augmentation; give the runs that use the cache the same.
         views: Number of augmented versions of every image.
         dtype: Type of the stored logits; float32 for logits beyond 65504.
         precision: Arithmetic of the teacher; `auto` takes bf16 where the hardware has it, else fp32.
         batch_size: Images that the teacher looks at together.
-        workers: Processes that decode images of `folder:PATH`; sets in memory need none.
+        workers: Processes that decode images of your own; sets in memory need none.
         cpu: Stay on the CPU even if there is an accelerator.
     """
 
@@ -43,6 +47,9 @@ class CacheConfig:
     data: str = "fashion-mnist-12k"
     data_root: str | None = None
     image_size: int | None = None
+    bad_images: Literal["fail", "skip"] = "fail"
+    image_column: str | None = None
+    label_column: str | None = None
     augment: str | None = None
     augment_seed: int = 0
     views: int = 1

@@ -49,7 +49,14 @@ def cache(
     rank, world_size, device = _process(config.cpu)
     precision = environment.arithmetic(config.precision, device)
     path = Path(config.path).expanduser()
-    data = datasets.load(config.data, config.data_root, image_size=config.image_size)
+    data = datasets.load(
+        config.data,
+        config.data_root,
+        image_size=config.image_size,
+        bad_images=config.bad_images,
+        image_column=config.image_column,
+        label_column=config.label_column,
+    )
     augment = config.augment or data.augment
     require_known(augment)
     teacher, report = open_network(config, data, device)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from cmkd.errors import InputError
 
 #: Options that change how a run is executed, not what comes out: they may differ when a run is resumed.
-EXECUTION_OPTIONS = frozenset({"out", "data_root", "cache", "workers", "checkpoint_seconds"})
+EXECUTION_OPTIONS = frozenset({"out", "data_root", "cache", "bad_images", "workers", "checkpoint_seconds"})
 
 
 @dataclass(kw_only=True)
@@ -16,9 +16,14 @@ class RunConfig:
     """Options of every run.
 
     Args:
-        data: Data set: a name from `cmkd list datasets`, or `folder:PATH` for images in class folders.
+        data: Data set: a name from `cmkd list datasets`, or images of your own: `folder:PATH` in class
+            folders, `wds:PATTERN` in tar shards, `hf:NAME` in a Hugging Face data set.
         data_root: Folder that holds (or receives) the data set's files; the embedded set needs none.
-        image_size: Side of the training images in pixels, for `folder:PATH` (default 224).
+        image_size: Side of the training images in pixels; 224 by default for images of your own.
+        bad_images: What an image that cannot be decoded does: end the run (`fail`), or be replaced by another
+            one and named (`skip`).
+        image_column: Column that has the images, for `hf:NAME`; found by its type by default.
+        label_column: Column that has the labels, for `hf:NAME`; found by its type by default.
         validation: Share of the training images held out for validation (stratified, seeded); 0 for none.
         augment: Augmentation of the training images; the data set's own by default.
         epochs: Passes over the training set.
@@ -40,7 +45,7 @@ class RunConfig:
         augment_seed: Seed of the augmentation alone; runs that share a teacher cache share it.
         views: Number of augmented versions of every image, shown in turn: epochs e and e + views show the
             same pixels. By default every epoch shows new ones, or with a cache as many as it holds.
-        workers: Processes that decode images of `folder:PATH`; sets in memory need none.
+        workers: Processes that decode images of your own; sets in memory need none.
         cpu: Stay on the CPU even if there is an accelerator.
         checkpoint_seconds: Most seconds of work lost if the run is killed.
         out: Run folder; `runs/...` named after the options by default.
@@ -49,6 +54,9 @@ class RunConfig:
     data: str = "fashion-mnist-12k"
     data_root: str | None = None
     image_size: int | None = None
+    bad_images: Literal["fail", "skip"] = "fail"
+    image_column: str | None = None
+    label_column: str | None = None
     validation: float = 0.1
     augment: str | None = None
     epochs: int = 30

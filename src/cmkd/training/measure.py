@@ -45,7 +45,14 @@ def evaluate(
     folder = RunFolder(run)
     config = folder.read_config()
     device = PartialState(cpu=cpu).device
-    data = datasets.load(config["data"], data_root or config["data_root"], image_size=card["image_size"])
+    data = datasets.load(
+        config["data"],
+        data_root or config["data_root"],
+        image_size=card["image_size"],
+        bad_images=config.get("bad_images", "fail"),
+        image_column=config.get("image_column"),
+        label_column=config.get("label_column"),
+    )
     if data.num_classes != card["num_classes"]:
         raise InputError(f"{run} has {card['num_classes']} classes, its data now {data.num_classes}.")
     images, indices = data.test, None

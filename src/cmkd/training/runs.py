@@ -85,7 +85,14 @@ def _run(
     device = accelerator.device
 
     # Everything that can be wrong with the options is found before the folder is touched.
-    data = datasets.load(config.data, config.data_root, image_size=config.image_size)
+    data = datasets.load(
+        config.data,
+        config.data_root,
+        image_size=config.image_size,
+        bad_images=config.bad_images,
+        image_column=config.image_column,
+        label_column=config.label_column,
+    )
     torch.manual_seed(2 * config.seed + INIT_STREAM)
     student = models.build(network, data.num_classes)
     models.check_logits(
@@ -133,7 +140,7 @@ def _run(
         )
         # Back to the network's own forward, so that everything is measured in float32.
         student = accelerator.unwrap_model(student, keep_fp32_wrapper=False)
-        _finish(folder, student, network, data, loaders["test"], live)
+        _finish(folder, student, network, data, loaders, live)
     return folder
 
 
@@ -234,14 +241,14 @@ def _finish(
     student: nn.Module,
     network: str,
     data: ImageData,
-    test: Loader,
+    loaders: dict[str, Loader],
     teacher: LiveTeacher | None,
 ) -> None:
     """Look at the test set, once, and write the network and the result; `result.json` comes last."""
-    logits, targets = collect_logits(on_images(student), test.epoch(0))
+    logits, targets = collect_logits(on_images(student), loaders["test"].epoch(0))
     result: dict[str, Any] = {"images": len(targets)}
     if teacher is not None:
-        teacher_logits, _ = collect_logits(teacher, test.epoch(0))
+        teacher_logits, _ = collect_logits(teacher, loaders["test"].epoch(0))
         result["teacher"] = evaluate_logits(teacher_logits, targets, None)
         result["teacher"] |= cpu_latency(teacher.network, data.image_size)
         result["test"] = evaluate_logits(logits, targets, teacher_logits)
@@ -256,6 +263,11 @@ def _finish(
     result["parameters"] = models.count_parameters(student)
     result["train_seconds"] = round(sum(row["seconds"] for row in rows), 1)
     result |= cpu_latency(student, data.image_size)
+
+    bad_images = {part: loader.bad_images for part, loader in loaders.items() if loader.bad_images}
+    if bad_images:
+        result["bad_images"] = {part: len(bad) for part, bad in bad_images.items()}
+        folder.write_json("bad_images.json", bad_images)
 
     models.save_weights(student, folder.path / "student.safetensors")
     folder.write_json(
