@@ -136,6 +136,16 @@ def test_kernels_that_compute_nonsense_are_not_used(monkeypatch, calls):
     assert calls == []
 
 
+@pytest.mark.parametrize("classes", [12, 1100])
+def test_a_batch_too_large_to_be_ranked_by_a_kernel(classes, monkeypatch, calls):
+    monkeypatch.setattr("cmkd.kernels.triton_launch.MOST_RANKED", 5)
+    student, teacher = logits(6, classes, seed=0), logits(6, classes, seed=1)
+    found, wanted = both(CMKDLoss(), student, teacher, None)
+    assert set(calls) == {"whole_loss"}
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-3, rtol=1e-2)
+
+
 def test_can_be_switched_off(calls):
     student, teacher = logits(4, 12, seed=0), logits(4, 12, seed=1)
     with switch.disabled():

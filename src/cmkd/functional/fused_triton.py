@@ -155,6 +155,7 @@ class _Whole(torch.autograd.Function):
             pearson_weight=weighting.pearson_weight,
             spearman_weight=weighting.spearman_weight,
             scale=weighting.factor,
+            rank=exact_rank,
         )
         assert rows.pearson is not None
         assert rows.weight is not None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-SOURCES = Path(__file__).parent / "native"
+SOURCES = Path(__file__).parent / "csrc"
 COMPILERS = ("cc", "gcc", "clang")
 # A compiler that takes longer than this is stuck; it takes about a second.
 COMPILE_SECONDS = 120

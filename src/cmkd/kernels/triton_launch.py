@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-
-from cmkd.functional.rank import exact_rank
 
 # A whole row is held in registers up to here; beyond, it is read in tiles.
 MOST_IN_REGISTERS = 1024
@@ -36,6 +35,8 @@ class Call(NamedTuple):
     factors: tuple[float, float, float]
     """1 / tau, and the factors of P and S."""
     knots: int
+    rank: Callable[[Tensor], Tensor] | None
+    """Ranks a vector, for batches too large for a kernel to rank."""
 
     @property
     def hardness(self) -> Tensor:
@@ -194,7 +195,8 @@ def _weights(call: Call, weight: Tensor | str | None) -> tuple[Tensor, bool]:
     if isinstance(weight, Tensor):
         return weight, False
     if weight == "batch_rank" and len(call.hardness) > MOST_RANKED:
-        return (exact_rank(call.hardness) - 0.5) / len(call.hardness), False
+        assert call.rank is not None
+        return (call.rank(call.hardness) - 0.5) / len(call.hardness), False
     return call.hardness, weight == "batch_rank"
 
 

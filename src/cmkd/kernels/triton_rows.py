@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from typing import Literal, NamedTuple
@@ -96,6 +97,7 @@ def cmkd_rows(
     pearson_weight: float = 1.0,
     spearman_weight: float = 1.0,
     scale: float = 1.0,
+    rank: Callable[[Tensor], Tensor] | None = None,
 ) -> RowLoss:
     r"""Compute $c_i = s\,[\lambda_P v_i P_i + \lambda_S w_i S_i]$ of every row and its gradient.
 
@@ -123,6 +125,8 @@ def cmkd_rows(
         pearson_weight: $\lambda_P$.
         spearman_weight: $\lambda_S$.
         scale: s.
+        rank: Returns the tie-averaged ranks, from 1, of a vector; needed for `"batch_rank"` of more than
+            8192 rows, which no kernel ranks.
 
     Returns:
         `RowLoss`. Two launches; one, and one for the total, where the weight is given and C is up to 1024.
@@ -138,6 +142,7 @@ def cmkd_rows(
         pearson_weight=scale * pearson_weight,
         spearman_weight=scale * spearman_weight,
         flags={"PEARSON": True, "FLIP": flip, "CONVEX": convex},
+        rank=rank,
     )
 
 
@@ -174,6 +179,7 @@ def _rows(
     pearson_weight: float,
     spearman_weight: float,
     flags: dict[str, bool],
+    rank: Callable[[Tensor], Tensor] | None = None,
 ) -> RowLoss:
     samples, classes = student.shape
     measured = isinstance(weight, str)
@@ -191,6 +197,7 @@ def _rows(
         arrived=student.new_empty((), dtype=torch.int32),
         factors=(float(inverse_tau), float(pearson_weight), float(spearman_weight)),
         knots=knots,
+        rank=rank,
     )
     launch = launch_whole if classes <= MOST_IN_REGISTERS else launch_tiled
     with on_device_of(student):
