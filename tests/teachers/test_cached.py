@@ -12,6 +12,13 @@ from cmkd.teachers import CachedTeacher
 from tests.teachers.caches import CLASSES, SAMPLES, logits, write
 
 
+@pytest.fixture(params=["copied", "mapped"], autouse=True)
+def _size(request, monkeypatch):
+    """Small views are copied; without that, these are read as large ones are."""
+    if request.param == "mapped":
+        monkeypatch.setattr("cmkd.teachers.cached._SMALL_VIEW", 0)
+
+
 @pytest.fixture
 def cache(tmp_path):
     write(tmp_path / "cache", views=2)
@@ -33,6 +40,12 @@ def test_it_is_called_like_a_network(cache):
         assert np.array_equal(answer.numpy(), logits(view)[indices])
         assert np.array_equal(teacher(batch(indices[:1], view)).numpy(), logits(view)[indices[:1]])
     assert teacher(batch([3, 3, 19, 3], 1)).tolist() == logits(1)[[3, 3, 19, 3]].tolist()
+
+
+@pytest.mark.parametrize("index", [SAMPLES, 10**6])
+def test_images_that_do_not_exist(cache, index):
+    with pytest.raises(IndexError):
+        CachedTeacher(cache)(batch([3, index], 0))
 
 
 def test_an_empty_batch(cache):
@@ -73,13 +86,13 @@ def flip_bit(file, position):
 
 
 @pytest.mark.parametrize("position", [20, 128, -1], ids=["header", "first", "last"])
-def test_a_flipped_bit_is_found_at_the_first_use(cache, position):
+def test_a_flipped_bit_is_found_when_the_view_is_first_used(cache, position):
     flip_bit(cache / "view001/00001.npy", position)
     teacher = CachedTeacher(cache)
     teacher(batch(range(SAMPLES), 0))
-    teacher(batch([0, 19], 1))  # of other shards
-    with pytest.raises(InputError, match=r"view001/00001\.npy is damaged.*checksum.*`cmkd cache`"):
-        teacher(batch([8], 1))
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"view001/00001\.npy is damaged.*checksum.*`cmkd cache`"):
+            teacher(batch([0], 1))
     with pytest.raises(InputError, match=r"00001\.npy is damaged"):
         CachedTeacher(cache).verify()
 

@@ -25,11 +25,11 @@ from cmkd.errors import InputError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-DTYPES = ("float16", "float32")
 
-#: Images in a shard, the most that is lost when the writer is killed.
+#: Images in a shard: what is lost at most when the writer is killed. Larger sets have larger shards, as a
+#: batch reads from all of them.
 SHARD_ROWS = 8192
-_MOST_SHARDS = 512  # of a view: all of them are open at once
+_MOST_SHARDS = 64  # of a view
 _HEADER_BYTES = 128  # of a .npy file with two dimensions
 
 #: Keys of an identity, and what they are called in a message: by their option where there is one.
