@@ -25,37 +25,47 @@ class Meters:
 
     def reset(self) -> None:
         """Start an epoch."""
-        self._sums: dict[str, Tensor] = {}
+        self._names: list[str] = []
+        self._sums = torch.zeros(0)
         self._counts: dict[str, Tensor] = {}
         self.samples = 0
 
     def add(self, loss: Tensor, logits: Tensor, targets: Tensor, parts: dict[str, Tensor]) -> None:
-        """Add a batch.
+        """Add a batch, without waiting for the device.
 
         Args:
             loss: Scalar loss.
             logits: Student logits `(B, C)`.
             targets: Class indices `(B,)`.
-            parts: Parts of the loss, scalars or one value per sample.
+            parts: Parts of the loss, scalars or one value per sample; of the same names in every batch.
         """
+        correct = (logits.argmax(1) == targets).float()
+        values = {"loss": loss, "accuracy": correct, **parts}
+        # All in one tensor: on a GPU a step is bound by the number of its kernels.
+        means = torch.stack(
+            [value.float().mean() if value.ndim else value.float() for value in values.values()]
+        )
+        if not self._names:
+            self._names = list(values)
+            self._sums = torch.zeros_like(means, dtype=self._dtype)
         size = targets.shape[0]
-        self._add("loss", loss * size)
-        self._add("accuracy", (logits.argmax(1) == targets).sum())
-        for name, value in parts.items():
-            self._add(name, value.mean() * size)
-            if name in HISTOGRAMS and value.ndim:
-                bins = (value * HISTOGRAM_BINS).long().clamp(0, HISTOGRAM_BINS - 1).flatten()
-                counts = torch.bincount(bins, minlength=HISTOGRAM_BINS)
-                self._counts[name] = self._counts[name] + counts if name in self._counts else counts
+        self._sums = self._sums.add(means, alpha=size)
         self.samples += size
+        for name in HISTOGRAMS:
+            if name in parts and parts[name].ndim:
+                bins = (parts[name] * HISTOGRAM_BINS).long().clamp(0, HISTOGRAM_BINS - 1).flatten()
+                # not torch.bincount, which asks the device for the largest
+                counts = (bins[:, None] == torch.arange(HISTOGRAM_BINS, device=bins.device)).sum(0)
+                self._counts[name] = self._counts[name] + counts if name in self._counts else counts
 
-    def _add(self, name: str, value: Tensor) -> None:
-        value = value.double() if self.device.type != "mps" else value.float()
-        self._sums[name] = self._sums[name] + value if name in self._sums else value
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.float32 if self.device.type == "mps" else torch.float64
 
     def means(self) -> dict[str, float]:
         """Return the mean of everything over the samples so far."""
-        return {name: value.item() / max(self.samples, 1) for name, value in self._sums.items()}
+        sums = zip(self._names, self._sums.tolist(), strict=True)
+        return {name: value / max(self.samples, 1) for name, value in sums}
 
     def histograms(self) -> dict[str, list[int]]:
         """Return counts over `HISTOGRAM_BINS` equal bins of [0, 1]."""
@@ -63,10 +73,13 @@ class Meters:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` restores."""
-        return {"sums": self._sums, "counts": self._counts, "samples": self.samples}
+        sums = dict(zip(self._names, self._sums, strict=True))
+        return {"sums": sums, "counts": self._counts, "samples": self.samples}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the sums, mid-epoch."""
-        self._sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self._names = list(state["sums"])
+        sums = [value.to(self.device, self._dtype) for value in state["sums"].values()]
+        self._sums = torch.stack(sums) if sums else torch.zeros(0)
         self._counts = {name: value.to(self.device) for name, value in state["counts"].items()}
         self.samples = state["samples"]
