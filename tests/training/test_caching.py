@@ -282,6 +282,9 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     assert "--teacher is required" in refused("cache", "new")
     assert "--views is 0" in refused("cache", "new", *teacher, "--views", "0")
     assert "unknown augmentation 'crop'" in refused("cache", "new", *teacher, "--augment", "crop")
+    manifest = json.loads((tmp_path / "logits/manifest.json").read_text())
+    (tmp_path / "logits/manifest.json").write_text(json.dumps({**manifest, "teacher": {"network": "x"}}))
+    assert "does not describe its teacher" in refused(*command)
     assert "teacher cache absent does not exist" in refused(*command, "--cache", "absent")
     assert "--teacher_weights" in refused(*command, "--teacher_weights", "random")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["logits", "run"]

@@ -161,8 +161,9 @@ def _claim(path: Path, planned: Manifest) -> Iterator[_Cache]:
             with _exclusive(lock):
                 manifest = _manifest(path, planned)
         except InputError:
-            if created:
-                (path / ".lock").unlink(missing_ok=True)
+            # Unless another process is at work in it by now.
+            if created and [entry.name for entry in path.iterdir()] == [".lock"]:
+                (path / ".lock").unlink()
                 path.rmdir()
             raise
         yield _Cache(path, manifest, lock)

@@ -153,9 +153,10 @@ def _process(cpu: bool) -> tuple[int, int, torch.device]:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         return 0, 1, PartialState(cpu=cpu).device
-    accelerator = None if cpu else torch.accelerator.current_accelerator(check_available=True)
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cpu") if accelerator is None else torch.device(accelerator.type, local)
+    device = torch.device("cpu")
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None and torch.accelerator.is_available() and not cpu:
+        device = torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
     return int(os.environ.get("RANK", "0")), world_size, device
 
 

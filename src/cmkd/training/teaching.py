@@ -68,6 +68,17 @@ def open_teaching(
             "the cache has, or write another cache by `cmkd cache`."
         )
     if report is None:
-        report = TeacherReport(**cached.manifest.teacher)
+        report = _report(cached)
     report.logits = f"cached in {cached.manifest.dtype}"
     return replace(config, views=cached.views), Teaching(cached, live, report)
+
+
+def _report(cached: CachedTeacher) -> TeacherReport:
+    """Return what a cache knows of its teacher."""
+    try:
+        return TeacherReport(**cached.manifest.teacher)
+    except TypeError as error:
+        raise InputError(
+            f"the manifest of teacher cache {cached.path} does not describe its teacher ({error}); give "
+            "--teacher, or write the cache anew."
+        ) from None
