@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from typing import Any
 
@@ -118,7 +117,7 @@ def torchdistill_box(work: Work) -> None:
             box.post_forward_process(loss)
             meters.update(loss=loss.item(), lr=box.optimizer.param_groups[0]["lr"])
             meters.meters["img/s"].update(len(images) / (time.time() - start))
-            if not math.isfinite(loss):
+            if not torch.isfinite(loss):
                 raise ValueError(f"the loss became {loss}")
             work.turns.step()
         box.post_epoch_process()
