@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cmkd.functional.tracing import is_batch, is_traced
 from cmkd.kernels import native
 
 
@@ -63,13 +64,14 @@ class _CompiledSoftRank(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         x, mask = ctx.saved_tensors
         dim, options, define = ctx.dim, ctx.options, ctx.define
-        if torch.is_grad_enabled():
-            # Somebody will differentiate this gradient, and the C kernels cannot.
+        slope = slope.float()
+        if torch.is_grad_enabled() or is_traced() or is_batch(slope) or not native.usable(slope):
+            # Somebody will differentiate this gradient, or hands in what the C kernels cannot read.
             with torch.enable_grad():
                 (grad,) = torch.autograd.grad(define(x), x, slope, create_graph=True)
         else:
             flags = None if mask is None else _around(mask, dim)
-            grad = native.soft_rank_backward(_around(x, dim), _around(slope.float(), dim), options, flags)
+            grad = native.soft_rank_backward(_around(x, dim), _around(slope, dim), options, flags)
             grad = grad.reshape(x.shape)
         return grad, None, None, None, None
 
@@ -78,5 +80,7 @@ def _around(x: Tensor, dim: int) -> Tensor:
     """View a tensor as (before, C, after), with the rows along dimension 1."""
     if not x.dim():
         return x.reshape(1, 1, 1)
+    if not -x.dim() <= dim < x.dim():
+        raise IndexError(f"dim is {dim}, but the tensor has {x.dim()} dimensions.")
     dim %= x.dim()
     return x.reshape(x.shape[:dim].numel(), x.shape[dim], x.shape[dim + 1 :].numel())

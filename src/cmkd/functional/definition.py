@@ -10,9 +10,9 @@ from torch import Tensor
 from cmkd.functional.correlation import pearson
 from cmkd.functional.divergence import entropy, log_probabilities
 from cmkd.functional.logits import as_rows
-from cmkd.functional.normalization import standardize
+from cmkd.functional.normalization import is_constant, standardize
 from cmkd.functional.precision import as_float, full_precision
-from cmkd.functional.rank import RankMethod, default_softness, exact_rank, soft_rank
+from cmkd.functional.rank import RankMethod, bounded_softness, default_softness, exact_rank, soft_rank
 from cmkd.functional.soft_rank_binned import number_of_knots
 from cmkd.functional.tracing import is_traced
 
@@ -27,7 +27,9 @@ class TermOptions(NamedTuple):
 
 def softness_of(options: TermOptions, classes: int) -> float:
     """Return the softness of rows of so many classes."""
-    return default_softness(options.method, classes) if options.softness is None else options.softness
+    if options.softness is None:
+        return default_softness(options.method, classes)
+    return bounded_softness(options.softness)
 
 
 def knots_of(options: TermOptions, classes: int) -> int:
@@ -63,6 +65,8 @@ def define_rows(
     """Compute the weighted sum and both terms of (M, C) rows, weights and mask likewise; each (M,)."""
     with full_precision(student):
         student, teacher = blank_rows(as_float(student), as_float(teacher), mask, dim=-1)
+        # What is constant but for rounding has no ranks either.
+        teacher = torch.where(is_constant(teacher, mask=mask), 0.0, teacher)
         soft = soft_rank(student, method=options.method, softness=options.softness, mask=mask)
         spearman_term = 1 - pearson(soft, exact_rank(teacher, mask=mask), mask=mask)
         pearson_term = None
@@ -105,13 +109,3 @@ def define_entropy(rows: Tensor, tau: float, mask: Tensor | None) -> Tensor:
         # One class has no entropy, and says as little as a constant row.
         share = entropy(z, temperature=tau, mask=mask) / count.clamp(min=2).log()
         return torch.where(count < 2, 1.0, share).clamp(0.0, 1.0)
-
-
-def scale_gradient(slope: Tensor, upstream: Tensor, per_sample: bool) -> Tensor:
-    """Multiply the saved gradient of a loss, (N, C, *), by what comes from above, a scalar or (N, *)."""
-    if per_sample:
-        return slope * upstream.unsqueeze(1)
-    # In `(task_loss + loss).backward()` it is 1, and looking is cheaper on CPU than another tensor is.
-    if upstream.device.type == "cpu" and float(upstream) == 1:
-        return slope
-    return slope * upstream

@@ -26,10 +26,10 @@ from cmkd.functional.definition import (
     define_entropy,
     define_terms,
     knots_of,
-    scale_gradient,
     softness_of,
     weigh,
 )
+from cmkd.functional.gradient import take_gradient
 from cmkd.functional.logits import as_rows, common_dtype
 from cmkd.functional.tracing import is_traced
 from cmkd.kernels import native
@@ -85,6 +85,9 @@ def correlation_terms(
         return CorrelationTerms(loss, None if first is None else first.detach(), second.detach())
     if student.device.type == "cpu":
         student, teacher = (x.float() if x.dtype == torch.float16 else x for x in (student, teacher))
+    if not (torch.is_grad_enabled() and student.requires_grad):
+        (weighted, first, second), _ = _compute(student, teacher, (values, ranks), options, mask, False)
+        return CorrelationTerms(weighted if per_sample else weighted.sum(), first, second)
     loss, first, second = _Fused.apply(student, teacher, values, ranks, mask, options, per_sample)
     return CorrelationTerms(loss, None if values is None else first, second)
 
@@ -103,7 +106,9 @@ def normalized_entropy(logits: Tensor, *, tau: float, mask: Tensor | None = None
     Returns:
         (N, *), in [0, 1], without gradient.
     """
-    if not is_traced() and native.usable(logits, mask):
+    if logits.dtype == torch.float16 and logits.device.type == "cpu":
+        logits = logits.float()
+    if not is_traced() and native.usable(logits, mask=mask):
         return native.entropy(logits, tau, mask)
     shape = (logits.shape[0], *logits.shape[2:])
     if is_traced():
@@ -127,36 +132,50 @@ class _Fused(torch.autograd.Function):
         options: TermOptions,
         per_sample: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        gradient = ctx.needs_input_grad[0]
-        if native.usable(student, teacher, mask):
-            compute = _compute_native
-        elif fused_triton.usable(student, teacher, options, mask):
-            compute = fused_triton.compute_terms
-        else:
-            compute = compute_in_chunks
         weights = (value_weight, rank_weight)
-        (weighted, values, ranks), slope = compute(student, teacher, weights, options, mask, gradient)
+        (weighted, values, ranks), ctx.slope = _compute(student, teacher, weights, options, mask, True)
         if values is None:
             values = ranks.new_empty(0)
-        if gradient:
-            ctx.save_for_backward(student, teacher, value_weight, rank_weight, mask, slope)
-            ctx.options, ctx.per_sample = options, per_sample
+        ctx.save_for_backward(student, teacher, value_weight, rank_weight, mask)
+        ctx.options, ctx.per_sample = options, per_sample
         ctx.mark_non_differentiable(values, ranks)
         return weighted if per_sample else weighted.sum(), values, ranks
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        student, teacher, value_weight, rank_weight, mask, slope = ctx.saved_tensors
+        student, teacher, value_weight, rank_weight, mask = ctx.saved_tensors
+        weights, per_sample = (value_weight, rank_weight), ctx.per_sample
         if not torch.is_grad_enabled():
-            grad = scale_gradient(slope, upstream, ctx.per_sample)
+
+            def again() -> Tensor:
+                slope = _compute(student, teacher, weights, ctx.options, mask, True)[1]
+                assert slope is not None
+                return slope
+
+            grad = take_gradient(ctx, upstream, per_sample=per_sample, again=again)
         else:
-            # Somebody will differentiate this gradient: the saved one does not know its own slope.
+            # Somebody will differentiate this gradient: the one that is kept does not know its own slope.
             with torch.enable_grad():
-                weights = (value_weight, rank_weight)
                 losses = define_terms(student, teacher, weights, ctx.options, mask)[0]
-                loss = losses if ctx.per_sample else losses.sum()
+                loss = losses if per_sample else losses.sum()
                 grad = torch.autograd.grad(loss, student, upstream, create_graph=True)[0]
         return grad, None, None, None, None, None, None
+
+
+def _compute(
+    student: Tensor,
+    teacher: Tensor,
+    weights: Weights,
+    options: TermOptions,
+    mask: Tensor | None,
+    gradient: bool,
+) -> tuple[Terms, Tensor | None]:
+    """Compute the terms, and the gradient of their weighted sum, by the fastest means."""
+    if native.usable(student, teacher, mask=mask):
+        return _compute_native(student, teacher, weights, options, mask, gradient)
+    if fused_triton.usable(student, teacher, options, mask):
+        return fused_triton.compute_terms(student, teacher, weights, options, mask, gradient)
+    return compute_in_chunks(student, teacher, weights, options, mask, gradient)
 
 
 def _compute_native(

@@ -15,8 +15,8 @@ from cmkd.functional.definition import (
     define_entropy,
     define_terms,
     knots_of,
-    scale_gradient,
 )
+from cmkd.functional.gradient import take_gradient
 from cmkd.functional.logits import as_rows
 from cmkd.functional.rank import exact_rank
 from cmkd.kernels import switch
@@ -140,28 +140,14 @@ class _Whole(torch.autograd.Function):
         mask: Tensor | None,
         per_sample: bool,
     ) -> tuple[Tensor, ...]:
-        from cmkd.kernels.triton_rows import cmkd_rows
-
         shape = (student.shape[0], *student.shape[2:])
-        rows = cmkd_rows(
-            as_rows(student),
-            as_rows(teacher),
-            knots=knots_of(options, student.shape[1]),
-            tau=options.tau,
-            mask=_mask_of_rows(mask, student),
-            weight=weighting.scale,
-            flip=weighting.flip,
-            convex=weighting.convex,
-            pearson_weight=weighting.pearson_weight,
-            spearman_weight=weighting.spearman_weight,
-            scale=weighting.factor,
-            rank=exact_rank,
-        )
+        rows = _rows(student, teacher, options, weighting, mask)
         assert rows.pearson is not None
         assert rows.weight is not None
         assert rows.hardness is not None
         weight = rows.weight.reshape(shape)
-        ctx.save_for_backward(student, teacher, weight, mask, _as_logits(rows.grad, student))
+        ctx.slope = _as_logits(rows.grad, student)
+        ctx.save_for_backward(student, teacher, weight, mask)
         ctx.options, ctx.weighting, ctx.per_sample = options, weighting, per_sample
         loss = rows.combined.reshape(shape) if per_sample else rows.total
         pearson, spearman, hardness = (x.reshape(shape) for x in (rows.pearson, rows.spearman, rows.hardness))
@@ -171,17 +157,42 @@ class _Whole(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        student, teacher, weight, mask, slope = ctx.saved_tensors
+        student, teacher, weight, mask = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            grad = scale_gradient(slope, upstream, ctx.per_sample)
+
+            def again() -> Tensor:
+                return _as_logits(_rows(student, teacher, ctx.options, ctx.weighting, mask).grad, student)
+
+            grad = take_gradient(ctx, upstream, per_sample=ctx.per_sample, again=again)
         else:
-            # Somebody will differentiate this gradient: the saved one does not know its own slope.
+            # Somebody will differentiate this gradient: the one that is kept does not know its own slope.
             with torch.enable_grad():
                 weights = _weights(weight, ctx.weighting)
                 losses = define_terms(student, teacher, weights, ctx.options, mask)[0]
                 loss = losses if ctx.per_sample else losses.sum()
                 grad = torch.autograd.grad(loss, student, upstream, create_graph=True)[0]
         return grad, None, None, None, None, None
+
+
+def _rows(
+    student: Tensor, teacher: Tensor, options: TermOptions, weighting: Weighting, mask: Tensor | None
+) -> RowLoss:
+    from cmkd.kernels.triton_rows import cmkd_rows
+
+    return cmkd_rows(
+        as_rows(student),
+        as_rows(teacher),
+        knots=knots_of(options, student.shape[1]),
+        tau=options.tau,
+        mask=_mask_of_rows(mask, student),
+        weight=weighting.scale,
+        flip=weighting.flip,
+        convex=weighting.convex,
+        pearson_weight=weighting.pearson_weight,
+        spearman_weight=weighting.spearman_weight,
+        scale=weighting.factor,
+        rank=exact_rank,
+    )
 
 
 def _weights(weight: Tensor, weighting: Weighting) -> tuple[Tensor, Tensor]:

@@ -45,14 +45,7 @@ def standardize(x: Tensor, dim: int = -1, *, correction: int = 0, mask: Tensor |
         # Halved, so that even a row from -float max to +float max has a finite range.
         valid = expand_mask(mask, x)
         half = fill_masked(as_float(x), valid, dim) * 0.5
-        top = half.detach().amax(dim, keepdim=True)
-        bottom = half.detach().amin(dim, keepdim=True)
-        spread = top - bottom
-        limits = torch.finfo(half.dtype)
-        noise = 16 * limits.eps * torch.maximum(top.abs(), bottom.abs())
-        # Below the second bound the reciprocal, the size of the gradient, would leave the floating range.
-        # Strictly less, so that an infinite value is not below its own infinite noise but gives NaN.
-        constant = spread < noise.clamp(min=1024 * limits.tiny)
+        top, spread, constant = _range(half.detach(), dim)
         # Values and gradients of a constant row vanish against infinity.
         scaled = (half - top) / torch.where(constant, torch.inf, spread)
         # Masked places hold the largest valid value, which is 0 by now.
@@ -62,3 +55,19 @@ def standardize(x: Tensor, dim: int = -1, *, correction: int = 0, mask: Tensor |
             centred = torch.where(valid, centred, 0.0)
         variance = centred.square().sum(dim, keepdim=True) / (count - correction).clamp(min=1)
         return centred * torch.where(constant, 1.0, variance).rsqrt()
+
+
+def is_constant(x: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tensor:
+    """Whether `standardize` counts each row as constant; shape of `x` with `dim` of size 1."""
+    return _range(fill_masked(as_float(x), expand_mask(mask, x), dim).detach() * 0.5, dim)[2]
+
+
+def _range(half: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return top and width of every row, and whether it is constant but for rounding."""
+    top, bottom = half.amax(dim, keepdim=True), half.amin(dim, keepdim=True)
+    spread = top - bottom
+    limits = torch.finfo(half.dtype)
+    noise = 16 * limits.eps * torch.maximum(top.abs(), bottom.abs())
+    # Below the second bound the reciprocal, the size of the gradient, would leave the floating range.
+    # Strictly less, so that an infinite value is not below its own infinite noise but gives NaN.
+    return top, spread, spread < noise.clamp(min=1024 * limits.tiny)

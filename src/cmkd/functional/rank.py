@@ -52,7 +52,9 @@ def exact_rank(x: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tenso
         >>> exact_rank(torch.tensor([0.3, -1.0, 0.3, 2.0]))
         tensor([2.5000, 1.0000, 2.5000, 4.0000])
     """
-    if not is_traced() and native.usable(x, mask):
+    if x.dtype == torch.float16:
+        x = x.float()
+    if not is_traced() and native.usable(x, mask=mask):
         return compiled_exact_rank(x, dim, expand_mask(mask, x))
     # bfloat16 and float16 embed in float32 exactly; integers stay integers, which keeps every tie.
     values = as_float(x) if x.is_floating_point() or x.dtype == torch.bool else x
@@ -131,8 +133,12 @@ def soft_rank(
         tensor([1.5000, 2.0000, 2.5000, 4.0000])
     """
     check_rank_options(method, softness, strength)
+    if x.dtype == torch.float16 and x.device.type == "cpu":
+        x = x.float()
     valid = expand_mask(mask, x)
-    if softness is None and strength is None:
+    if softness is not None:
+        softness = bounded_softness(softness)
+    elif strength is None:
         softness = default_softness(method, x.shape[dim] if x.dim() else 1)
 
     def define(x: Tensor) -> Tensor:
@@ -146,12 +152,17 @@ def soft_rank(
                 rank = _METHODS[method](standardize(rows, mask=flags), softness, flags)
             return from_rows(rank, dim, x)
 
-    if is_traced() or not native.usable(x, mask):
+    if is_traced() or not native.usable(x, mask=mask):
         return define(x)
     if strength is not None:
         return compiled_soft_rank(x, dim, RankOptions(method, strength, raw=True), valid, define)
     assert softness is not None
     return compiled_soft_rank(x, dim, RankOptions(method, softness, number_of_knots(softness)), valid, define)
+
+
+def bounded_softness(softness: float) -> float:
+    """Return the softness, or the nearest one whose reciprocal and products do not overflow."""
+    return min(max(softness, 1e-30), 1e30)
 
 
 def default_softness(method: RankMethod, num_classes: int) -> float:

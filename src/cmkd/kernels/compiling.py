@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
 import logging
 import os
 import platform
@@ -43,8 +44,8 @@ def load_library() -> ctypes.CDLL:
     """
     if os.name != "posix":
         raise CannotCompile(f"the C kernels are not built on {platform.system()}")
-    flags = (*_FLAGS, *_LEVELS.get(torch.backends.cpu.get_cpu_capability(), ()))
-    name = f"kernels-{_fingerprint(flags)}.so"
+    level = _LEVELS.get(torch.backends.cpu.get_cpu_capability(), ())
+    name = f"kernels-{_fingerprint((*_FLAGS, *level))}.so"
     folder = cache_folder()
     if folder is not None and (folder / name).exists():
         try:
@@ -52,27 +53,29 @@ def load_library() -> ctypes.CDLL:
         except OSError as error:
             _log.info("compiling the C kernels anew: %s", error)
     if folder is not None:
-        return _compile(folder / name, flags)
+        return _compile(folder / name, level)
     with tempfile.TemporaryDirectory(prefix="cmkd-") as temporary:
         # The library stays mapped after its file is gone.
-        return _compile(Path(temporary) / name, flags)
+        return _compile(Path(temporary) / name, level)
 
 
-def _compile(target: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
+def _compile(target: Path, level: tuple[str, ...]) -> ctypes.CDLL:
     compiler = _find_compiler()
     with tempfile.TemporaryDirectory(prefix=".building-", dir=target.parent) as temporary:
         made, library = Path(temporary) / "kernels.o", Path(temporary) / "kernels.so"
         reason = ""
         # The OpenMP runtime is not linked: its symbols are those of the one that torch has loaded, whose
         # threads are thus shared. Where they are not to be found, the kernels run on one thread.
-        for threads in (["-fopenmp"], ["-fopenmp-simd"], []):
+        # Compilers older than these levels of x86-64 build for any of its processors.
+        for extra in itertools.product(([*level], []), (["-fopenmp"], ["-fopenmp-simd"], [])):
+            chosen = [*_FLAGS, *extra[0], *extra[1]]
             try:
-                _run([compiler, *flags, *threads, "-c", str(SOURCES / "kernels.c"), "-o", str(made)])
+                _run([compiler, *chosen, "-c", str(SOURCES / "kernels.c"), "-o", str(made)])
                 _run([compiler, "-shared", *_unresolved(), str(made), "-o", str(library), "-lm"])
                 loaded = ctypes.CDLL(str(library))
             except (CannotCompile, OSError) as error:
                 reason = str(error)
-                _log.info("C kernels with %s: %s", threads or "no OpenMP", reason)
+                _log.info("C kernels with %s: %s", " ".join(chosen), reason)
                 continue
             # In one step, so that another process finds all of it or nothing.
             library.replace(target)
@@ -105,8 +108,8 @@ def _run(command: list[str]) -> None:
 def cache_folder() -> Path | None:
     """Return the folder that compiled kernels are kept in, or None if there is none to be trusted."""
     try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(base) / "cmkd"
+        base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        folder = (base if base.is_absolute() else Path.home() / ".cache") / "cmkd"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # What is loaded from here runs: it must be ours, and nobody else's to write.
         if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:

@@ -19,7 +19,8 @@ _log = logging.getLogger(__name__)
 
 METHODS = {"laplace": 0, "binned": 1, "l2": 2}
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
-# Below this number of values a second thread costs more than it saves.
+# Below this number of values a second thread costs more than it saves. And no more threads than three for ten
+# rows: each works in up to 92 bytes per class, which keeps all of them within seven times the logits.
 VALUES_PER_THREAD = 16_384
 
 
@@ -82,15 +83,14 @@ class _State:
     reason: str = ""
 
 
-def usable(*tensors: Tensor | None) -> bool:
-    """Whether the kernels exist here and can read these tensors: float32 or bfloat16 (or a mask), on CPU.
+def usable(*tensors: Tensor, mask: Tensor | None = None) -> bool:
+    """Whether the kernels exist here and can read these tensors: float32 or bfloat16, and a mask, on CPU.
 
     The first call compiles them, which takes a second once per machine.
     """
-    for tensor in tensors:
-        if tensor is not None and not _readable(tensor):
-            return False
-    return available()
+    if mask is not None and not (_is_plain(mask) and mask.dtype == torch.bool):
+        return False
+    return all(_is_plain(tensor) and tensor.dtype in _DTYPES for tensor in tensors) and available()
 
 
 def available() -> bool:
@@ -100,7 +100,7 @@ def available() -> bool:
     if _State.library is None and not _State.reason:
         try:
             _State.library = load_library()
-        except CannotCompile as error:
+        except (CannotCompile, OSError) as error:
             _State.reason = str(error)
             _log.info("CPU losses run in plain PyTorch: %s", error)
     return _State.library is not None
@@ -137,7 +137,7 @@ def soft_rank_backward(x: Tensor, slope: Tensor, rank: RankOptions, mask: Tensor
 
 def entropy(x: Tensor, tau: float, mask: Tensor | None = None) -> Tensor:
     """Entropy of softmax(z / tau) over the logarithm of the valid classes, (N, *)."""
-    out = torch.empty(_rows_shape(x), dtype=torch.float32)
+    out = x.new_empty(_rows_shape(x), dtype=torch.float32)
     _call("cmkd_entropy", x, mask, first=out, tau=tau)
     return out
 
@@ -166,8 +166,8 @@ def terms(
         gradient: Whether to compute the gradient.
     """
     shape = _rows_shape(student)
-    pearson = torch.empty(shape, dtype=torch.float32) if value_weight is not None else None
-    spearman = torch.empty(shape, dtype=torch.float32) if rank_weight is not None else None
+    pearson = student.new_empty(shape, dtype=torch.float32) if value_weight is not None else None
+    spearman = student.new_empty(shape, dtype=torch.float32) if rank_weight is not None else None
     grad = _empty_like(student, student.dtype) if gradient else None
     _call(
         "cmkd_terms",
@@ -185,12 +185,11 @@ def terms(
     return Terms(pearson, spearman, grad)
 
 
-def _readable(tensor: Tensor) -> bool:
+def _is_plain(tensor: Tensor) -> bool:
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
         and tensor.device.type == "cpu"
         and tensor.layout == torch.strided
-        and (tensor.dtype in _DTYPES or tensor.dtype == torch.bool)
         and not tensor.is_neg()
         and not tensor.is_nested
     )
@@ -226,7 +225,7 @@ def _call(
         samples=samples,
         positions=rows // samples,
         classes=classes,
-        threads=max(1, min(torch.get_num_threads(), rows, x.numel() // VALUES_PER_THREAD)),
+        threads=max(1, min(torch.get_num_threads(), x.numel() // VALUES_PER_THREAD, rows * 3 // 10)),
         tau=tau,
         mask=views[0],
         x=views[1],
@@ -256,7 +255,7 @@ def _as_view(tensor: Tensor) -> _View:
 def _empty_like(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return an empty tensor of the shape and, if the kernels can write to it, the layout of `x`."""
     out = torch.empty_like(x, dtype=dtype)
-    return out if _as_view(out).data == out.data_ptr() else torch.empty(x.shape, dtype=dtype)
+    return out if _as_view(out).data == out.data_ptr() else x.new_empty(x.shape, dtype=dtype)
 
 
 def _address(tensor: Tensor | None) -> int | None:

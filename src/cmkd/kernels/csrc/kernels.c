@@ -254,8 +254,7 @@ static int spearman_row(const job *j, workspace *w, int64_t row, int n, const ro
     const float middle = 0.5f * (float)(n + 1);
     rank_row(w->other, n, other->bottom, other->top, &w->soft.sort, w->other_rank, NULL);
     soft_rank(w->x, n, own, &w->soft, w->rank);
-    const int varies = ranks_vary(w->rank, n) && other->top > other->bottom;
-    const correlation c = correlate(w->rank, middle, w->other_rank, middle, n, varies);
+    const correlation c = correlate(w->rank, middle, w->other_rank, middle, n, ranks_vary(w->rank, n));
     j->second[row] = one_minus(c.r);
     if (!j->out.data || c.own == 0) return 0;
     const slope g = correlate_backward(&c, j->rank_weight[row]);
@@ -271,7 +270,8 @@ static int spearman_row(const job *j, workspace *w, int64_t row, int n, const ro
 static int pearson_row(const job *j, workspace *w, int64_t row, int n, const row_stats *own,
                        const row_stats *other, int add) {
     const float inverse_tau = inverse_of(j->tau);
-    const float mean = (float)(exponentiate_row(w->x, n, own, inverse_tau, w->e) / n);
+    const double sum = exponentiate_row(w->x, n, own, inverse_tau, w->e);
+    const float mean = (float)(sum / n);
     standardize_row(w->other, n, other);
     const float other_mean = (float)(exponentiate_row(w->other, n, other, inverse_tau, w->other) / n);
     const int varies = varies_between(exp_negative((own->z_bottom - own->z_top) * inverse_tau), 1) &&
@@ -279,14 +279,18 @@ static int pearson_row(const job *j, workspace *w, int64_t row, int n, const row
     const correlation c = correlate(w->e, mean, w->other, other_mean, n, varies);
     j->first[row] = one_minus(c.r);
     if (!j->out.data || c.own == 0) return 0;
-    /* The correlation does not feel the normaliser of the softmax, so neither does the gradient. */
     const slope g = correlate_backward(&c, j->value_weight[row]);
     if (!add) memset(w->grad, 0, sizeof(float) * (size_t)n);
-#pragma omp simd
+    /* The correlation does not feel the normaliser of the softmax, so this sum is its rounding alone; which
+     * a small tau would magnify. */
+    double along_all = 0;
     for (int i = 0; i < n; i++) {
-        const float along = g.own * (w->e[i] - mean) - g.cross * (w->other[i] - other_mean);
-        w->grad[i] += along * w->e[i] * inverse_tau;
+        w->other[i] = g.own * (w->e[i] - mean) - g.cross * (w->other[i] - other_mean);
+        along_all += (double)w->other[i] * w->e[i];
     }
+    const float excess = (float)(along_all / sum);
+#pragma omp simd
+    for (int i = 0; i < n; i++) w->grad[i] += (w->other[i] - excess) * w->e[i] * inverse_tau;
     return 1;
 }
 
@@ -306,7 +310,7 @@ static void terms_row(const job *j, workspace *w, int64_t row, const int32_t *va
         const row_stats own = measure_row(w->x, n), other = measure_row(w->other, n);
         if (!own.constant && other.finite) {
             standardize_row(w->x, n, &own);
-            if (j->second) has_gradient = spearman_row(j, w, row, n, &own, &other);
+            if (j->second && !other.constant) has_gradient = spearman_row(j, w, row, n, &own, &other);
             if (j->first && !other.constant) has_gradient |= pearson_row(j, w, row, n, &own, &other, has_gradient);
             if (has_gradient) standardize_backward(w->grad, w->x, n, &own);
         }

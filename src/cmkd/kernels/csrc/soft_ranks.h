@@ -139,11 +139,13 @@ static void laplace_backward(int n, rank_space *w, const float *g, float *out) {
 static void l2_rank(const float *z, int n, const row_stats *s, rank_space *w, float *rank) {
     rank_row(z, n, s->z_bottom, s->z_top, &w->sort, NULL, w->order);
     const double inverse = n / w->softness; /* the strength is softness / n */
+    /* The rank does not feel an offset, the rounding does: beside an outlier, the others keep their digits. */
+    const double middle = z[w->order[n / 2]];
     double *mean_value = w->up, *mean_target = w->down;
     int32_t *first = w->block; /* of block b, while they are found */
     int blocks = 0;
     for (int k = 0; k < n; k++) {
-        double value = (w->sorted[k] = (z[w->order[n - 1 - k]] - s->z_top) * inverse), target = n - k;
+        double value = (w->sorted[k] = (z[w->order[n - 1 - k]] - middle) * inverse), target = n - k;
         int from = k;
         while (blocks && mean_value[blocks - 1] - mean_target[blocks - 1] < value - target) {
             blocks--;

@@ -103,7 +103,7 @@ static void rank_lanes(const float *values, const entry *entries, int from, int 
 
 static inline int bucket_of(float x, float low, float scale, int buckets) {
     const int b = (int)((x * 0.5f - low) * scale);
-    return b < buckets ? b : buckets - 1;
+    return b < 0 ? 0 : b < buckets ? b : buckets - 1;
 }
 
 /* Tie-averaged rank of every value, from 1, and the indices in ascending order; either may be NULL.
