@@ -12,13 +12,11 @@ from torch import Tensor
 from cmkd.data.base import ImageData
 from cmkd.data.decoding import DamagedImage, decode
 from cmkd.data.stored import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     PackedStrings,
     ReadOptions,
     StoredImages,
+    as_image_data,
     bad_image,
-    set_aside,
 )
 from cmkd.errors import InputError
 
@@ -78,22 +76,11 @@ def open_folder(path: str, options: ReadOptions) -> ImageData:
     train_folder, test_folder = parts.get("train", root), parts.get("test", parts.get("val"))
     classes = _classes(train_folder)
     train: StoredImages = _scan(train_folder, classes, options)
-    test: StoredImages
+    test: StoredImages | None = None
     if "train" in parts and test_folder is not None:
         _require_same_classes(train_folder, classes, test_folder)
         test = _scan(test_folder, classes, options)
-    else:
-        train, test = set_aside(train)
-    return ImageData(
-        name=f"folder:{path}",
-        classes=classes,
-        train=train,
-        test=test,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        image_size=options.image_size,
-        augment="resized_crop_flip",
-    )
+    return as_image_data(f"folder:{path}", classes, train, test, options)
 
 
 def _has_folders(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cmkd.data.base import ImageData
 from cmkd.data.decoding import DamagedImage
-from cmkd.data.stored import IMAGENET_MEAN, IMAGENET_STD, ReadOptions, StoredImages, set_aside
+from cmkd.data.stored import ReadOptions, StoredImages, as_image_data
 from cmkd.errors import InputError, unknown_name
 
 logger = logging.getLogger(__name__)
@@ -99,18 +99,7 @@ def open_hugging_face(name: str, options: ReadOptions) -> ImageData:
         if not _withheld(labels):
             test = _images(part, parts[part], image_column, labels, classes, options)
             break
-    if test is None:
-        train, test = set_aside(train)
-    return ImageData(
-        name=f"hf:{name}",
-        classes=classes,
-        train=train,
-        test=test,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        image_size=options.image_size,
-        augment="resized_crop_flip",
-    )
+    return as_image_data(f"hf:{name}", classes, train, test, options)
 
 
 def _library() -> ModuleType:

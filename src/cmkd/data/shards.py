@@ -25,7 +25,7 @@ from torch import Tensor
 
 from cmkd.data.base import ImageData
 from cmkd.data.decoding import DamagedImage
-from cmkd.data.stored import IMAGENET_MEAN, IMAGENET_STD, ReadOptions, StoredImages, set_aside
+from cmkd.data.stored import ReadOptions, StoredImages, as_image_data
 from cmkd.data.tar_index import DAMAGED, PROBLEMS, member_name, read_index
 from cmkd.errors import InputError
 
@@ -117,18 +117,7 @@ def open_shards(pattern: str, options: ReadOptions) -> ImageData:
     test: StoredImages | None
     train, test = held["train"], held.get("test", held.get("val"))
     classes = _classes(parts["train"][0], [images for images in (train, test) if images is not None])
-    if test is None:
-        train, test = set_aside(train)
-    return ImageData(
-        name=f"wds:{pattern}",
-        classes=classes,
-        train=train,
-        test=test,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        image_size=options.image_size,
-        augment="resized_crop_flip",
-    )
+    return as_image_data(f"wds:{pattern}", classes, train, test, options)
 
 
 def expand(pattern: str) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from cmkd.data.base import split
+from cmkd.data.base import ImageData, split
 from cmkd.data.decoding import DamagedImage, read_pixels
 from cmkd.data.random import Stream, random_bits
 from cmkd.errors import InputError
@@ -216,3 +216,21 @@ def set_aside(images: StoredImages) -> tuple[StoredImages, StoredImages]:
     """Return a training and a test part: 20 % of every class, always the same images."""
     kept, held_out = split(images.targets, _TEST_FRACTION, _TEST_SPLIT_SEED)
     return images.subset(kept), images.subset(held_out)
+
+
+def as_image_data(
+    name: str, classes: tuple[str, ...], train: StoredImages, test: StoredImages | None, options: ReadOptions
+) -> ImageData:
+    """Make a data set of stored images, with a test part set aside where there is none."""
+    if test is None:
+        train, test = set_aside(train)
+    return ImageData(
+        name=name,
+        classes=classes,
+        train=train,
+        test=test,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        image_size=options.image_size,
+        augment="resized_crop_flip",
+    )

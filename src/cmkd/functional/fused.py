@@ -29,7 +29,7 @@ from cmkd.functional.definition import (
     softness_of,
     weigh,
 )
-from cmkd.functional.gradient import take_gradient
+from cmkd.functional.gradient import backward
 from cmkd.functional.logits import as_rows, common_dtype
 from cmkd.functional.tracing import is_traced
 from cmkd.kernels import native
@@ -144,21 +144,17 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         student, teacher, value_weight, rank_weight, mask = ctx.saved_tensors
-        weights, per_sample = (value_weight, rank_weight), ctx.per_sample
-        if not torch.is_grad_enabled():
+        weights = (value_weight, rank_weight)
 
-            def again() -> Tensor:
-                slope = _compute(student, teacher, weights, ctx.options, mask, True)[1]
-                assert slope is not None
-                return slope
+        def again() -> Tensor:
+            slope = _compute(student, teacher, weights, ctx.options, mask, True)[1]
+            assert slope is not None
+            return slope
 
-            grad = take_gradient(ctx, upstream, per_sample=per_sample, again=again)
-        else:
-            # Somebody will differentiate this gradient: the one that is kept does not know its own slope.
-            with torch.enable_grad():
-                losses = define_terms(student, teacher, weights, ctx.options, mask)[0]
-                loss = losses if per_sample else losses.sum()
-                grad = torch.autograd.grad(loss, student, upstream, create_graph=True)[0]
+        def define() -> Tensor:
+            return define_terms(student, teacher, weights, ctx.options, mask)[0]
+
+        grad = backward(ctx, upstream, student, again=again, define=define)
         return grad, None, None, None, None, None, None
 
 

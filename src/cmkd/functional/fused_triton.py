@@ -16,7 +16,7 @@ from cmkd.functional.definition import (
     define_terms,
     knots_of,
 )
-from cmkd.functional.gradient import take_gradient
+from cmkd.functional.gradient import backward
 from cmkd.functional.logits import as_rows
 from cmkd.functional.rank import exact_rank
 from cmkd.kernels import switch
@@ -158,19 +158,14 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         student, teacher, weight, mask = ctx.saved_tensors
-        if not torch.is_grad_enabled():
 
-            def again() -> Tensor:
-                return _as_logits(_rows(student, teacher, ctx.options, ctx.weighting, mask).grad, student)
+        def again() -> Tensor:
+            return _as_logits(_rows(student, teacher, ctx.options, ctx.weighting, mask).grad, student)
 
-            grad = take_gradient(ctx, upstream, per_sample=ctx.per_sample, again=again)
-        else:
-            # Somebody will differentiate this gradient: the one that is kept does not know its own slope.
-            with torch.enable_grad():
-                weights = _weights(weight, ctx.weighting)
-                losses = define_terms(student, teacher, weights, ctx.options, mask)[0]
-                loss = losses if ctx.per_sample else losses.sum()
-                grad = torch.autograd.grad(loss, student, upstream, create_graph=True)[0]
+        def define() -> Tensor:
+            return define_terms(student, teacher, _weights(weight, ctx.weighting), ctx.options, mask)[0]
+
+        grad = backward(ctx, upstream, student, again=again, define=define)
         return grad, None, None, None, None, None
 
 

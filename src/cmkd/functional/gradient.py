@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cmkd.functional.tracing import is_batch, is_traced
@@ -32,3 +33,29 @@ def take_gradient(ctx: Any, upstream: Tensor, *, per_sample: bool, again: Callab
     if not per_sample and upstream.device.type == "cpu" and float(upstream) == 1:
         return slope
     return slope.mul_(factor)
+
+
+def backward(
+    ctx: Any,
+    upstream: Tensor,
+    student: Tensor,
+    *,
+    again: Callable[[], Tensor],
+    define: Callable[[], Tensor],
+) -> Tensor:
+    """Return the gradient of a loss with respect to the student.
+
+    Args:
+        ctx: Context of the autograd function, with `slope` and `per_sample`, see `take_gradient`.
+        upstream: Gradient of the loss.
+        student: Logits, (N, C, *).
+        again: Computes the slope.
+        define: Computes the loss per sample, (N, *), in differentiable operations.
+    """
+    if not torch.is_grad_enabled():
+        return take_gradient(ctx, upstream, per_sample=ctx.per_sample, again=again)
+    # Somebody will differentiate this gradient: the one that is kept does not know its own slope.
+    with torch.enable_grad():
+        losses = define()
+        loss = losses if ctx.per_sample else losses.sum()
+        return torch.autograd.grad(loss, student, upstream, create_graph=True)[0]

@@ -1,4 +1,4 @@
-"""What all functions of a student's and a teacher's logits share: their checks, the mask, the reduction."""
+"""What all functions of a student's and a teacher's logits share: their checks, the mask, the rows."""
 
 from __future__ import annotations
 
@@ -60,13 +60,6 @@ def common_dtype(student: Tensor, teacher: Tensor) -> torch.dtype:
 def as_rows(logits: Tensor) -> Tensor:
     """Bring (N, C, *) to (M, C), one row per sample and position; (N, C) stays as it is."""
     return logits if logits.dim() == 2 else logits.movedim(1, -1).reshape(-1, logits.shape[1])
-
-
-def reduce(values: Tensor, reduction: Reduction) -> Tensor:
-    """Reduce one value per sample and position: (N, *) to a scalar, or unchanged for `"none"`."""
-    if reduction == "mean":
-        return values.mean()
-    return values.sum() if reduction == "sum" else values
 
 
 def _check_tensor(who: str, logits: object) -> None:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from cmkd.errors import InputError, unknown_name
-from cmkd.functional import logits as on_logits
 from cmkd.functional.logits import REDUCTIONS, as_rows, check_logits, common_dtype
 from cmkd.functional.logits import Reduction as Reduction
 
@@ -99,7 +98,9 @@ def flatten(student_logits: Tensor, teacher_logits: Tensor, target: Tensor | Non
 
 def reduce(values: Tensor, shape: torch.Size, reduction: Reduction) -> Tensor:
     """Reduce one value per row: (M,) to a scalar, or to (N, *) for `"none"`."""
-    return on_logits.reduce(values.reshape(shape), reduction)
+    if reduction == "mean":
+        return values.mean()
+    return values.sum() if reduction == "sum" else values.reshape(shape)
 
 
 def check_choice(name: str, value: object, known: Iterable[str]) -> None:
