@@ -176,3 +176,25 @@ def test_a_subclass_may_narrow_the_arguments_and_keep_one_to_itself(parent, opti
     for mine in (Mine(), Further(seed=1)):
         assert torch.equal(mine(*case), plain(*case))
         assert mine.options == plain.options
+
+
+EACH_FOR_ITSELF = [
+    KDLoss(),
+    DKDLoss(),
+    DISTLoss(gamma=0.0),
+    CMKDLoss(difficulty_scale="none"),
+    CMKDLoss(difficulty="constant"),
+]
+TOGETHER = [
+    DISTLoss(),
+    CMKDLoss(),
+    CMKDLoss(difficulty_scale="batch_standardize"),
+    CMKDLoss(difficulty="constant", intra_weight=1.0),
+]
+
+
+@pytest.mark.parametrize("distill", EACH_FOR_ITSELF + TOGETHER, ids=repr)
+def test_a_loss_says_whether_samples_depend_on_each_other(distill, case):
+    alone = torch.stack([distill(*(x[[i]] for x in case)) for i in range(len(case.target))])
+    assert torch.allclose(alone.mean(), distill(*case)) != distill.across_batch
+    assert distill.across_batch == (distill in TOGETHER)

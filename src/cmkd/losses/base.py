@@ -37,6 +37,13 @@ class DistillationLoss(nn.Module):
     A subclass stores each argument of its `__init__` under the argument's own name, which puts it into
     `options`, and computes in `forward`. Nothing else is needed for `cmkd distill --loss` to find it.
 
+    Three more things are there for the losses that need them. Parameters (`nn.Parameter`) are trained with
+    the student and saved with the state of the training, and are no part of the student. `across_batch` says
+    that the samples of a batch are looked at together. And a loss that changes over the run has a method
+    `set_epoch(self, epoch: float) -> None`, which is called before every step with the epochs done so far:
+    0.0 before the first step, 2.5 in the middle of the third epoch. It depends on the step alone, so a loss
+    that derives all it needs from it is the same after a resume.
+
     Args:
         reduction: `"mean"` or `"sum"` over samples and positions, or `"none"` for shape (N, *).
     """
@@ -61,6 +68,16 @@ class DistillationLoss(nn.Module):
     def task_weight(self) -> float:
         """Weight of the cross-entropy beside this loss in the paper's objective."""
         return 1.0
+
+    @property
+    def across_batch(self) -> bool:
+        """Whether the loss of a sample depends on the other samples of its batch.
+
+        Training in several processes then gathers logits and targets first and calls the loss with the whole
+        batch; the mean of what the processes compute for themselves would be another loss. It is assumed of
+        a loss that is no `DistillationLoss`.
+        """
+        return False
 
     @property
     def options(self) -> dict[str, Any]:

@@ -230,6 +230,12 @@ class CMKDLoss(DistillationLoss):
         check_cmkd_options(self._cmkd_options())
         self.watch = SpearmanWatch()
 
+    @property
+    def across_batch(self) -> bool:
+        """True if difficulties are spread over the batch, or if there is an intra-class term."""
+        spread = self.difficulty != "constant" and self.difficulty_scale != "none"
+        return spread or self.intra_weight > 0
+
     @overload
     def forward(
         self,

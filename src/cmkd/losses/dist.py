@@ -110,6 +110,11 @@ class DISTLoss(DistillationLoss):
         self.beta = beta
         self.gamma = gamma
 
+    @property
+    def across_batch(self) -> bool:
+        """True if the intra-class part has a weight: its columns run along the batch."""
+        return self.gamma > 0
+
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None = None) -> Tensor:
         """Return the loss; arguments, shapes and errors as in `dist_loss`."""
         return dist_loss(
