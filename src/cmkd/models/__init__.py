@@ -1,15 +1,19 @@
 """Networks by name, and their weights."""
 
-from cmkd.models.checking import check_logits
+from cmkd.models.checking import check_logits, has_unused_parameters
 from cmkd.models.factory import available, build, count_parameters, has_new_classifier, input_statistics
+from cmkd.models.layers import FeatureLayers, feature_layers
 from cmkd.models.weights import load_weights, read_state_dict, save_weights
 
 __all__ = [
+    "FeatureLayers",
     "available",
     "build",
     "check_logits",
     "count_parameters",
+    "feature_layers",
     "has_new_classifier",
+    "has_unused_parameters",
     "input_statistics",
     "load_weights",
     "read_state_dict",

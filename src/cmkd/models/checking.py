@@ -36,3 +36,18 @@ def check_logits(network: nn.Module, who: str, *, num_classes: int, image_size: 
         raise InputError(
             f"{who} has {output.shape[1]} classes, the data has {num_classes}; both need the same classes."
         )
+
+
+def has_unused_parameters(model: nn.Module, image_size: int) -> bool:
+    """Whether parameters of a network have no part in its answer, as those of a head that is never called.
+
+    Args:
+        model: The network, on the CPU; it is left as it was.
+        image_size: Side of its images in pixels.
+    """
+    training = model.training
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    answer = model.eval()(torch.zeros(2, 3, image_size, image_size)).sum()
+    gradients = torch.autograd.grad(answer, parameters, allow_unused=True)
+    model.train(training)
+    return any(gradient is None for gradient in gradients)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -47,6 +48,10 @@ class CifarResNet(nn.Module):
         depth: Number of weighted layers, 6n + 2.
         widths: Channels of the stem and of the three stages.
     """
+
+    feature_layers: ClassVar = ("layer1", "layer2", "layer3")
+    pooled_layer: ClassVar = "avgpool"
+    classifier_layer: ClassVar = "fc"
 
     def __init__(self, num_classes: int, *, depth: int, widths: tuple[int, int, int, int]) -> None:
         super().__init__()
