@@ -3,10 +3,13 @@ import torch
 from torch import nn
 
 from cmkd.errors import InputError
-from cmkd.losses import CELoss, CMKDLoss, DistillationLoss, DISTLoss, DKDLoss, KDLoss
+from cmkd.losses import CMKDLoss, DistillationLoss, DISTLoss, DKDLoss, KDLoss, available
+from tests.losses import references
 
-LOSSES = [CMKDLoss(), CMKDLoss(rank_method="binned", intra_weight=0.5), KDLoss(), DISTLoss(), DKDLoss()]
+# Every method there is, by its defaults, but the one that reads no teacher.
+LOSSES = [kind() for kind in available().values() if kind.reads_teacher] + [CMKDLoss(intra_weight=0.5)]
 losses = pytest.mark.parametrize("distill", LOSSES, ids=lambda distill: type(distill).__name__)
+READ_LABELS = (DKDLoss,)
 
 
 def long(*values):
@@ -73,7 +76,7 @@ BAD_INPUT = {
 @pytest.mark.parametrize(("student", "teacher", "target", "message"), BAD_INPUT.values(), ids=BAD_INPUT)
 @losses
 def test_bad_input_is_named_with_the_remedy(distill, student, teacher, target, message):
-    if target is None and isinstance(distill, DKDLoss):
+    if target is None and isinstance(distill, READ_LABELS):
         target = torch.zeros(len(student), dtype=torch.int64)
     with pytest.raises(InputError, match=message):
         distill(student, teacher, target)
@@ -114,12 +117,34 @@ def test_teacher_gets_no_gradient(distill, case):
     assert student.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("kind", [KDLoss, DKDLoss, DISTLoss])
+def test_a_perfect_student_has_nothing_left_to_learn(kind, case):
+    assert abs(kind()(case.teacher, case.teacher, case.target)) < 1e-9
+
+
+@pytest.mark.parametrize("kind", [CMKDLoss])
+def test_a_perfect_student_has_little_left_to_learn(kind, case):
+    """A soft rank differs from the exact one."""
+    distill = kind()
+    assert abs(distill(case.teacher, case.teacher, case.target)) < 0.02 * distill.alpha
+
+
 @losses
-def test_a_perfect_student_has_nothing_left_to_learn(distill, case):
-    """KD, DKD and DIST vanish; a soft rank differs from the exact one, so CMKD only comes near."""
-    loss = distill(case.teacher, case.teacher, case.target)
-    limit = 0.02 * distill.alpha if isinstance(distill, CMKDLoss) else 1e-9
-    assert abs(loss) < limit
+def test_logit_standardization_is_that_of_the_input(distill, case):
+    if "logit_standardization" not in distill.options:
+        return
+    student, teacher = (
+        torch.from_numpy(references.standardized(x.numpy())) for x in (case.student, case.teacher)
+    )
+    standardizing = type(distill)(**{**distill.options, "logit_standardization": True})
+    expected = distill(student, teacher, case.target)
+    torch.testing.assert_close(standardizing(*case), expected)
+    assert not torch.isclose(distill(*case), expected)
+
+
+def test_logit_standardization_is_an_option_wherever_it_changes_anything():
+    without = {name for name, kind in available().items() if "logit_standardization" not in kind.option_names}
+    assert without == {"CE", "CMKD"}  # the one reads no teacher, the other has pearson_input
 
 
 def test_a_new_loss_shows_its_options_without_further_ado():
@@ -132,14 +157,14 @@ def test_a_new_loss_shows_its_options_without_further_ado():
     assert Mine().task_weight == 1.0
 
 
-def test_losses_are_modules_without_state():
+def test_losses_are_modules_with_no_state_but_their_parameters():
     for distill in LOSSES:
         assert isinstance(distill, nn.Module)
-        assert not distill.state_dict()
+        assert distill.state_dict().keys() == dict(distill.named_parameters()).keys()
 
 
 SHIPPED = {
-    CELoss: {"reduction": "sum"},
+    **{kind: {"reduction": "sum"} for kind in available().values()},
     CMKDLoss: {"alpha": 3.0, "rank_method": "binned", "intra_weight": 0.5, "reduction": "sum"},
     KDLoss: {"temperature": 2.5, "alpha": 0.4, "reduction": "sum"},
     DISTLoss: {"tau": 1.5, "gamma": 0.5, "reduction": "sum"},

@@ -37,10 +37,19 @@ def test_batch_of_one_has_no_intra_class_relation():
 
 
 def test_module_equals_function_and_shows_its_options(case):
-    options = {"tau": 1.0, "alpha": 3.0, "beta": 0.5, "gamma": 2.0, "reduction": "sum"}
+    options = {
+        "tau": 1.0,
+        "alpha": 3.0,
+        "beta": 0.5,
+        "gamma": 2.0,
+        "logit_standardization": True,
+        "reduction": "sum",
+    }
     distill = DISTLoss(**options)
     assert torch.equal(distill(*case), dist_loss(*case, **options))
-    assert repr(distill) == "DISTLoss(tau=1.0, alpha=3.0, beta=0.5, gamma=2.0, reduction='sum')"
+    assert repr(distill) == (
+        "DISTLoss(tau=1.0, alpha=3.0, beta=0.5, gamma=2.0, logit_standardization=True, reduction='sum')"
+    )
     assert distill.task_weight == 1.0
 
 

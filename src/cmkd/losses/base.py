@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cmkd.errors import InputError, unknown_name
+from cmkd.functional import standardize
 from cmkd.functional.logits import REDUCTIONS, as_rows, check_logits, common_dtype
 from cmkd.functional.logits import Reduction as Reduction
 from cmkd.losses.method import DistillationMethod
@@ -48,13 +49,23 @@ class DistillationLoss(DistillationMethod):
         self.reduction: Reduction = reduction
 
 
-def flatten(student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None) -> Rows:
+def flatten(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor | None,
+    *,
+    logit_standardization: bool = False,
+) -> Rows:
     """Check the input of a loss and bring it to one row per sample and position.
 
     Args:
         student_logits: (N, C) or (N, C, *), floating.
         teacher_logits: Of the same shape. Detached here.
         target: (N,) or (N, *), int64, or None.
+        logit_standardization: Replace every row of both sides by its z-scores, with the unbiased standard
+            deviation, before the loss puts them through any temperature: Sun et al. 2024, Logit
+            Standardization in Knowledge Distillation (arXiv 2403.01427), algorithm 1. A constant row gives
+            zeros, without gradient. An option of this name belongs to every loss whose value it changes.
 
     Returns:
         The rows, in float32, or in float64 if either input is.
@@ -64,9 +75,12 @@ def flatten(student_logits: Tensor, teacher_logits: Tensor, target: Tensor | Non
     """
     check_logits(student_logits, teacher_logits, target)
     dtype = common_dtype(student_logits, teacher_logits)
+    student, teacher = as_rows(student_logits.to(dtype)), as_rows(teacher_logits.detach().to(dtype))
+    if logit_standardization:
+        student, teacher = standardize(student, correction=1), standardize(teacher, correction=1)
     return Rows(
-        student=as_rows(student_logits.to(dtype)),
-        teacher=as_rows(teacher_logits.detach().to(dtype)),
+        student=student,
+        teacher=teacher,
         target=None if target is None else target.reshape(-1),
         shape=torch.Size((student_logits.shape[0], *student_logits.shape[2:])),
     )

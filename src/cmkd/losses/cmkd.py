@@ -163,7 +163,9 @@ class CMKDLoss(DistillationLoss):
         tau: Temperature $\tau > 0$ of probabilities and entropies (in standard deviations where logits are
             z-scored).
         pearson_input: What the Pearson term compares: `"zscore"`, $\mathrm{softmax}(z / \tau)$ of the
-            z-scored logits $z$; `"softmax"`, $\mathrm{softmax}(x / \tau)$; `"logits"`, $x$ itself.
+            z-scored logits $z$; `"softmax"`, $\mathrm{softmax}(x / \tau)$; `"logits"`, $x$ itself. The first
+            is the logit standardisation that other losses have as an option of its own; ranks do not change
+            under it.
         rank_method: Soft rank on the student's side: `"binned"`, `"laplace"` or `"l2"`, see
             `cmkd.functional.soft_rank`. The teacher's side always has the exact, tie-averaged rank.
         rank_softness: Softness of that rank; None takes `cmkd.functional.default_softness`.

@@ -23,8 +23,8 @@ def available() -> dict[str, type[DistillationLoss]]:
         Classes by name, in alphabetical order.
 
     Example:
-        >>> sorted(available())
-        ['CE', 'CMKD', 'DIST', 'DKD', 'KD']
+        >>> {"CE", "CMKD", "KD"} <= set(available())
+        True
     """
     found = {}
     for info in pkgutil.iter_modules(cmkd.losses.__path__):

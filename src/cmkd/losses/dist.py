@@ -19,6 +19,7 @@ def dist_loss(
     alpha: float = 2.0,
     beta: float = 1.0,
     gamma: float = 1.0,
+    logit_standardization: bool = False,
     reduction: Reduction = "mean",
 ) -> Tensor:
     r"""DIST, $\alpha \tau^2 \big(\beta L_{inter} + \gamma L_{intra}\big)$.
@@ -40,6 +41,7 @@ def dist_loss(
         alpha: Weight $\alpha$ of the whole term.
         beta: Weight $\beta$ of the inter-class part.
         gamma: Weight $\gamma$ of the intra-class part.
+        logit_standardization: z-score both logits per row first (Sun et al. 2024, arXiv 2403.01427).
         reduction: `"mean"` or `"sum"` over samples and positions, or `"none"`, where every sample carries
             its own inter-class part and the common intra-class part, so that the mean of `"none"` is
             `"mean"`.
@@ -58,7 +60,9 @@ def dist_loss(
         tensor(0.9335)
     """
     _check_options(tau, alpha, beta, gamma, reduction)
-    student, teacher, _, shape = flatten(student_logits, teacher_logits, target)
+    student, teacher, _, shape = flatten(
+        student_logits, teacher_logits, target, logit_standardization=logit_standardization
+    )
     with full_precision(student):
         p_student = log_probabilities(student, temperature=tau).exp()
         p_teacher = log_probabilities(teacher, temperature=tau).exp()
@@ -83,6 +87,7 @@ class DISTLoss(DistillationLoss):
         alpha: Weight $\alpha$ of the whole term.
         beta: Weight $\beta$ of the inter-class part.
         gamma: Weight $\gamma$ of the intra-class part.
+        logit_standardization: z-score both logits per row first (Sun et al. 2024, arXiv 2403.01427).
         reduction: `"mean"` or `"sum"` over samples and positions, or `"none"`.
 
     Example:
@@ -101,6 +106,7 @@ class DISTLoss(DistillationLoss):
         alpha: float = 2.0,
         beta: float = 1.0,
         gamma: float = 1.0,
+        logit_standardization: bool = False,
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(reduction=reduction)
@@ -109,6 +115,7 @@ class DISTLoss(DistillationLoss):
         self.alpha = alpha
         self.beta = beta
         self.gamma = gamma
+        self.logit_standardization = logit_standardization
 
     @property
     def across_batch(self) -> bool:
@@ -125,6 +132,7 @@ class DISTLoss(DistillationLoss):
             alpha=self.alpha,
             beta=self.beta,
             gamma=self.gamma,
+            logit_standardization=self.logit_standardization,
             reduction=self.reduction,
         )
 

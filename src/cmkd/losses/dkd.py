@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cmkd.errors import InputError
-from cmkd.functional import log_probabilities, standardize
+from cmkd.functional import log_probabilities
 from cmkd.functional.divergence import for_temperature, kl_of_log_probabilities
 from cmkd.functional.logits import REDUCTIONS, Reduction
 from cmkd.functional.precision import full_precision
@@ -60,11 +60,11 @@ def dkd_loss(
         raise InputError(
             "DKD treats the target class apart, but target is None: pass the labels, (N,) int64."
         )
-    student, teacher, labels, shape = flatten(student_logits, teacher_logits, target)
+    student, teacher, labels, shape = flatten(
+        student_logits, teacher_logits, target, logit_standardization=logit_standardization
+    )
     assert labels is not None  # for the type checker: flatten keeps the target it is given
     with full_precision(student):
-        if logit_standardization:
-            student, teacher = standardize(student, correction=1), standardize(teacher, correction=1)
         binary_student, others_student = _decouple(for_temperature(student, temperature), labels, temperature)
         binary_teacher, others_teacher = _decouple(for_temperature(teacher, temperature), labels, temperature)
         target_part = kl_of_log_probabilities(binary_student, binary_teacher)
@@ -129,12 +129,15 @@ class DKDLoss(DistillationLoss):
 def _decouple(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return log-probabilities of (target, others), (M, 2), and within the others, (M, C - 1)."""
     log_p = log_probabilities(logits, temperature=temperature)
-    column = target.unsqueeze(1)
-    others = torch.arange(logits.shape[1] - 1, device=logits.device).expand(logits.shape[0], -1)
-    others = others + (others >= column)
-    log_p_others = log_p.gather(1, others).logsumexp(1, keepdim=True)
-    binary = torch.cat([log_p.gather(1, column), log_p_others], dim=1)
-    return binary, log_probabilities(logits.gather(1, others), temperature=temperature)
+    log_p_others = other_classes(log_p, target).logsumexp(1, keepdim=True)
+    binary = torch.cat([log_p.gather(1, target.unsqueeze(1)), log_p_others], dim=1)
+    return binary, log_probabilities(other_classes(logits, target), temperature=temperature)
+
+
+def other_classes(rows: Tensor, target: Tensor) -> Tensor:
+    """Leave the target's column out of every row: (M, C), (M,) to (M, C - 1)."""
+    others = torch.arange(rows.shape[1] - 1, device=rows.device).expand(rows.shape[0], -1)
+    return rows.gather(1, others + (others >= target.unsqueeze(1)))
 
 
 def _check_options(temperature: float, alpha: float, beta: float, reduction: str) -> None:

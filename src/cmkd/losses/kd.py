@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cmkd.functional import kl_divergence, standardize
+from cmkd.functional import kl_divergence
 from cmkd.functional.logits import REDUCTIONS, Reduction
 from cmkd.functional.precision import full_precision
 from cmkd.losses.base import DistillationLoss, check_choice, check_number, flatten, reduce
@@ -50,10 +50,10 @@ def kd_loss(
         tensor(1.5976)
     """
     _check_options(temperature, alpha, reduction)
-    student, teacher, _, shape = flatten(student_logits, teacher_logits, target)
+    student, teacher, _, shape = flatten(
+        student_logits, teacher_logits, target, logit_standardization=logit_standardization
+    )
     with full_precision(student):
-        if logit_standardization:
-            student, teacher = standardize(student, correction=1), standardize(teacher, correction=1)
         divergence = kl_divergence(student, teacher, temperature=temperature)
         return reduce(alpha * temperature**2 * divergence, shape, reduction)
 
