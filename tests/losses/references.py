@@ -5,6 +5,16 @@ from scipy import stats
 from scipy.special import log_softmax, softmax
 
 
+def gradient(function, student, step=1e-5):
+    """Central differences of a scalar function of an array."""
+    result = np.zeros_like(student)
+    for place in np.ndindex(student.shape):
+        shift = np.zeros_like(student)
+        shift[place] = step
+        result[place] = (function(student + shift) - function(student - shift)) / (2 * step)
+    return result
+
+
 def kd(student, teacher, temperature, alpha):
     """Weighted divergence per row."""
     p_s, p_t = (softmax(x / temperature, axis=1) for x in (student, teacher))
@@ -26,6 +36,23 @@ def dkd(student, teacher, target, temperature, alpha, beta):
         others = stats.entropy(others_t / others_t.sum(), others_s / others_s.sum())
         values.append(temperature**2 * (alpha * binary + beta * others))
     return np.array(values)
+
+
+def nkd(student, teacher, target, temperature, gamma):
+    """Yang et al. 2023, section 3.1, per row."""
+    values = []
+    for s, t, label in zip(student, teacher, target, strict=True):
+        value = -softmax(t)[label] * np.log(softmax(s)[label])
+        shares_s, shares_t = (softmax(np.delete(x, label) / temperature) for x in (s, t))
+        values.append(value - gamma * temperature**2 * (shares_t @ np.log(shares_s)))
+    return np.array(values)
+
+
+def ttm(student, teacher, gamma, beta):
+    """Zheng and Yang 2024, eq. 7 and 2: the divergence per row, and the power sum of the teacher."""
+    powers = softmax(teacher, axis=1) ** gamma
+    divergence = stats.entropy(powers / powers.sum(1, keepdims=True), softmax(student, axis=1), axis=1)
+    return beta * divergence, powers.sum(1)
 
 
 def dist_terms(p_s, p_t):

@@ -11,7 +11,7 @@ def test_the_package_is_scanned():
     assert (found["CE"], found["CMKD"], found["KD"]) == (CELoss, CMKDLoss, KDLoss)
     assert list(found) == sorted(found)
     exported = {name for name in losses.__all__ if name.endswith("Loss") and name != "DistillationLoss"}
-    assert {kind.__name__ for kind in found.values()} == exported
+    assert exported <= {kind.__name__ for kind in found.values()}
 
 
 @pytest.mark.parametrize("name", ["CMKD", "CMKDLoss", "cmkd.losses.CMKDLoss", "cmkd.losses.cmkd.CMKDLoss"])

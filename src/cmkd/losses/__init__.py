@@ -24,6 +24,9 @@ from cmkd.losses.discovery import available, resolve
 from cmkd.losses.dist import DISTLoss, dist_loss
 from cmkd.losses.dkd import DKDLoss, dkd_loss
 from cmkd.losses.kd import KDLoss, kd_loss
+from cmkd.losses.nkd import NKDLoss, nkd_loss
+from cmkd.losses.ttm import TTMLoss, ttm_loss
+from cmkd.losses.wttm import WTTMLoss, wttm_loss
 
 __all__ = [
     "CELoss",
@@ -33,11 +36,17 @@ __all__ = [
     "DKDLoss",
     "DistillationLoss",
     "KDLoss",
+    "NKDLoss",
     "Reduction",
+    "TTMLoss",
+    "WTTMLoss",
     "available",
     "cmkd_loss",
     "dist_loss",
     "dkd_loss",
     "kd_loss",
+    "nkd_loss",
     "resolve",
+    "ttm_loss",
+    "wttm_loss",
 ]

@@ -62,10 +62,10 @@ def flatten(
         student_logits: (N, C) or (N, C, *), floating.
         teacher_logits: Of the same shape. Detached here.
         target: (N,) or (N, *), int64, or None.
-        logit_standardization: Replace every row of both sides by its z-scores, with the unbiased standard
-            deviation, before the loss puts them through any temperature: Sun et al. 2024, Logit
-            Standardization in Knowledge Distillation (arXiv 2403.01427), algorithm 1. A constant row gives
-            zeros, without gradient. An option of this name belongs to every loss whose value it changes.
+        logit_standardization: Replace every row of both sides by its z-scores, before the loss puts them
+            through any temperature: Sun et al. 2024, Logit Standardization in Knowledge Distillation (arXiv
+            2403.01427), with the unbiased standard deviation of their code. A constant row gives zeros,
+            without gradient. An option of this name belongs to every loss whose value it changes.
 
     Returns:
         The rows, in float32, or in float64 if either input is.
