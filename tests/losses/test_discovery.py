@@ -43,7 +43,7 @@ def test_a_defect_in_ones_own_module_keeps_its_traceback(tmp_path, monkeypatch):
     [
         ("CMDK", r"unknown loss 'CMDK'; did you mean 'CMKD'.*dotted path"),
         ("cmkd", r"did you mean 'CMKD'"),
-        ("zzzz", r"known: CE, CMKD, .*KD"),
+        ("zzzz", r"known: .*CE, CMKD, .*KD"),
         ("", r"unknown loss ''"),
         ("no_such_package.losses.Mine", r"no module named 'no_such_package'"),
         (".losses.Mine", r"not a dotted path"),

@@ -1,21 +1,27 @@
-"""Losses by name: whatever module lies in this package, or a dotted path to one's own class."""
+"""Losses by name: whatever module lies in these packages, or a dotted path to one's own class."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from types import ModuleType
+from typing import TypeVar
 
 from torch import nn
 
 import cmkd.losses
 from cmkd.errors import InputError, unknown_name
+from cmkd.losses import features
 from cmkd.losses.base import DistillationLoss
+from cmkd.losses.features.base import FeatureLoss
+
+_Kind = TypeVar("_Kind", bound=nn.Module)
 
 _HINT = "One's own loss is given by its dotted path, package.module.Class."
 
 
 def available() -> dict[str, type[DistillationLoss]]:
-    """Return the losses of this package by short name, the class name without "Loss".
+    """Return the losses on logits by short name, the class name without "Loss".
 
     There is no registry: a module put into `cmkd/losses` is found here by itself.
 
@@ -26,12 +32,25 @@ def available() -> dict[str, type[DistillationLoss]]:
         >>> {"CE", "CMKD", "KD"} <= set(available())
         True
     """
+    return _scan(cmkd.losses, DistillationLoss)
+
+
+def available_on_features() -> dict[str, type[FeatureLoss]]:
+    """Return the losses on features and relations by short name, found in `cmkd/losses/features`.
+
+    Returns:
+        Classes by name, in alphabetical order.
+    """
+    return _scan(features, FeatureLoss)
+
+
+def _scan(package: ModuleType, base: type[_Kind]) -> dict[str, type[_Kind]]:
     found = {}
-    for info in pkgutil.iter_modules(cmkd.losses.__path__):
-        module = importlib.import_module(f"{cmkd.losses.__name__}.{info.name}")
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
         for value in vars(module).values():
-            is_loss = isinstance(value, type) and issubclass(value, DistillationLoss)
-            if is_loss and value is not DistillationLoss and value.__module__ == module.__name__:
+            is_loss = isinstance(value, type) and issubclass(value, base)
+            if is_loss and value is not base and value.__module__ == module.__name__:
                 found[value.__name__.removesuffix("Loss")] = value
     return dict(sorted(found.items()))
 
@@ -56,7 +75,7 @@ def resolve(name: str) -> type[nn.Module]:
     """
     module_name, _, class_name = name.rpartition(".")
     if not module_name:
-        by_name = available()
+        by_name: dict[str, type[nn.Module]] = {**available(), **available_on_features()}
         found = by_name.get(name.removesuffix("Loss"))
         if found is None:
             raise unknown_name("loss", name, by_name, hint=_HINT)

@@ -59,6 +59,7 @@ class Capture:
         self.network = network
         self.layers = tuple(dict.fromkeys(layers))
         inner = _inner(network)
+        self._name = type(inner).__name__
         self._places = {layer: _find(inner, layer) for layer in self.layers}
         self._copied: dict[bool, set[str]] = {}
         self._ends: dict[str, nn.Module | None] = {}
@@ -83,25 +84,23 @@ class Capture:
                 handle.remove()
         if not isinstance(logits, Tensor):
             raise InputError(
-                f"{type(_inner(self.network)).__name__} returned a {type(logits).__name__}: wrap it so that it "
-                "returns its logits alone."
+                f"{self._name} returned a {type(logits).__name__}: wrap it so that it returns logits alone."
             )
         missing = [layer for layer in self.layers if layer not in call.features]
         if missing:
             raise InputError(
-                f"layers {missing} of {type(_inner(self.network)).__name__} were not called: name others, and "
-                "leave out torch.compile."
+                f"layers {missing} of {self._name} were not called: name others, and leave out torch.compile."
             )
         self._note(call.changed())
         return Outputs(logits, {layer: call.features[layer] for layer in self.layers})
 
     def _note(self, changed: set[str]) -> None:
         known = self._copied.setdefault(self.network.training, changed)
-        if not changed <= known:
-            known |= changed
+        if new := changed - known:
+            known |= new
             raise InputError(
-                f"layers {sorted(changed)} of {type(_inner(self.network)).__name__} were changed in place after "
-                "they were captured, which they were not in earlier calls; call it again, they are copied now."
+                f"layers {sorted(new)} of {self._name} were changed in place after they were captured, which "
+                "they were not in earlier calls; call it again, they are copied now."
             )
 
 
@@ -115,15 +114,16 @@ class _Call:
         self._seen: dict[str, tuple[Tensor, int]] = {}
 
     def changed(self) -> set[str]:
-        """Return the layers whose activations were written to after they were seen, and forget them."""
-        changed = {layer for layer, (x, version) in self._seen.items() if x._version != version}
-        inference = set() if self._copied is None else self._copied
-        self._seen.clear()
-        return changed | inference
+        """Return the layers whose activations were written to after they were seen."""
+        return {layer for layer, (x, version) in self._seen.items() if x._version != version}
 
     def watch(self, layer: str, module: nn.Module, kind: str) -> list[RemovableHandle]:
         if kind == "input":
-            return [module.register_forward_pre_hook(lambda _, inputs: self._keep(layer, inputs[0]))]
+            return [
+                module.register_forward_pre_hook(
+                    lambda _, inputs: self._keep(layer, next(iter(inputs), None))
+                )
+            ]
         if kind == "output":
             return [module.register_forward_hook(lambda _, inputs, output: self._keep(layer, output))]
         return self._watch_preactivation(layer, module)

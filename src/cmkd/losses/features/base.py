@@ -1,0 +1,265 @@
+"""What every loss on features shares: the layers it reads, its learnable parts, its checks and precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cmkd.errors import InputError
+from cmkd.functional.precision import as_float, full_precision
+from cmkd.losses.base import check_number
+from cmkd.losses.features.outputs import NetworkLayers, Outputs
+from cmkd.losses.method import DistillationMethod
+
+
+class Trial(NamedTuple):
+    """What a method may look at when it makes its learnable parts."""
+
+    student: list[Tensor]
+    """Features of the student on a trial batch, one tensor per layer."""
+    teacher: list[Tensor]
+    """Those of the teacher, paired with them."""
+    num_samples: int | None
+    """Training images, if known."""
+    num_classes: int
+    classifier: nn.Module | None
+    """The last layer of the teacher, if given."""
+
+
+class FeatureBatch(NamedTuple):
+    """Checked input of a loss on features, in float32 or float64."""
+
+    student: list[Tensor]
+    """One tensor per layer: (N, C, H, W), (N, T, D) or (N, D)."""
+    teacher: list[Tensor]
+    """Paired with them, detached."""
+    target: Tensor | None
+    """(N,) int64."""
+    indices: Tensor | None
+    """(N,) int64: which images of the training data these are."""
+
+
+class FeatureLoss(DistillationMethod):
+    """Base of the losses on features: `loss(student: Outputs, teacher: Outputs, target=None, indices=None)`.
+
+    The result is the distillation term alone, a scalar that holds its weight; training minimises
+    `loss.task_weight * cross_entropy + loss(...)`. `cmkd.models.capture.Capture` makes the `Outputs` of any
+    network. With `student_layers` and `teacher_layers` left open, everything in the `Outputs` is compared, in
+    the order in which it was captured, unless `choose_layers` has applied the rule of the method.
+
+    A subclass stores each argument of its `__init__` under the argument's own name and computes in `compare`.
+    One that learns something makes it in `make`, which `build` calls once with the features of a trial batch;
+    so the widths of the networks need not be known before. Nothing else is needed: a module in
+    `cmkd.losses.features` is found by name.
+
+    Args:
+        weight: Factor of the term.
+        student_layers: Names of the layers of the student, as `Capture` takes them; None leaves them to the
+            rule of the method.
+        teacher_layers: Names of the layers of the teacher, paired with them.
+    """
+
+    #: Whether `indices` have to be given.
+    needs_indices: bool = False
+    #: Whether `build` has to be given the teacher's classifier.
+    needs_classifier: bool = False
+
+    def __init__(
+        self,
+        *,
+        weight: float = 1.0,
+        student_layers: list[str] | None = None,
+        teacher_layers: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        check_number("weight", weight)
+        both = (student_layers, teacher_layers)
+        if any(isinstance(layers, str) or layers == [] for layers in both):
+            raise InputError(
+                f"layers are {both}: give lists of names, such as ['layer2', 'layer3'], or None."
+            )
+        if student_layers is not None and teacher_layers is not None:
+            _check_pairs(student_layers, teacher_layers)
+        self.weight = weight
+        self.student_layers = None if student_layers is None else list(student_layers)
+        self.teacher_layers = None if teacher_layers is None else list(teacher_layers)
+        self._is_built = False
+        self._needs_two = False
+
+    def student_rule(self, layers: NetworkLayers) -> Sequence[str]:
+        """Return the layers of the student that the method compares by default: the ends of all stages."""
+        return layers.stages
+
+    def teacher_rule(self, layers: NetworkLayers) -> Sequence[str]:
+        """Return those of the teacher: by default found as in the student."""
+        return self.student_rule(layers)
+
+    def make(self, trial: Trial) -> None:
+        """Make the learnable parts; by default there are none."""
+
+    def compare(self, batch: FeatureBatch) -> Tensor:
+        """Return the term of the loss, without its weight."""
+        raise NotImplementedError(f"{type(self).__name__} does not define compare")
+
+    def choose_layers(self, student: NetworkLayers, teacher: NetworkLayers) -> None:
+        """Fill in, by the rule of the method, the layers that were left open.
+
+        Networks with unequal numbers of stages are paired from the last stage backwards.
+
+        Args:
+            student: The layers that the student has to offer.
+            teacher: Those of the teacher.
+
+        Raises:
+            InputError: One network's layers are given and their number is not that of the other's rule.
+        """
+        of_student = self.student_layers or list(self.student_rule(student))
+        of_teacher = self.teacher_layers or list(self.teacher_rule(teacher))
+        count = min(len(of_student), len(of_teacher))
+        if self.student_layers is None:
+            of_student = of_student[-count:]
+        if self.teacher_layers is None:
+            of_teacher = of_teacher[-count:]
+        _check_pairs(of_student, of_teacher)
+        self.student_layers, self.teacher_layers = of_student, of_teacher
+
+    def build(
+        self,
+        student: Outputs,
+        teacher: Outputs,
+        *,
+        num_samples: int | None = None,
+        classifier: nn.Module | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Make the learnable parts, once, before the optimiser is given `loss.parameters()`.
+
+        Args:
+            student: What the student makes of a trial batch.
+            teacher: What the teacher makes of the same batch, which should be real images: some methods
+                measure the teacher on it.
+            num_samples: Training images; CRD needs to know.
+            classifier: The last layer of the teacher; SRRL needs it.
+            seed: Of the random numbers they start with. Nothing else changes these, and no other random
+                numbers change by them.
+
+        Raises:
+            InputError: The outputs do not hold the layers, or something is missing that the method needs.
+        """
+        pairs = self._pairs(student, teacher)
+        if self.needs_classifier and classifier is None:
+            raise InputError(
+                f"{type(self).__name__} uses the teacher's classifier: pass it to build, for example "
+                "`classifier=teacher.fc`."
+            )
+        if self.needs_indices and num_samples is None:
+            raise InputError(
+                f"{type(self).__name__} remembers every training image: pass build their number, "
+                "`num_samples=len(dataset)`."
+            )
+        trial = Trial(
+            student=[each.detach() for each, _ in pairs],
+            teacher=[each.detach() for _, each in pairs],
+            num_samples=num_samples,
+            num_classes=student.logits.shape[1],
+            classifier=classifier,
+        )
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.default_generator.manual_seed(seed)
+            self.make(trial)
+        self.to(pairs[0][0].device)
+        self._needs_two = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.modules())
+        self._is_built = True
+
+    def forward(
+        self,
+        student: Outputs,
+        teacher: Outputs,
+        target: Tensor | None = None,
+        indices: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss.
+
+        Args:
+            student: Logits and features of the student.
+            teacher: Those of the teacher on the same images; no gradient flows into them.
+            target: `(N,)` int64, or None.
+            indices: `(N,)` int64, which images of the training data these are, or None.
+
+        Returns:
+            A scalar, computed in float32 (float64 if a feature is float64) whatever autocast is active.
+
+        Raises:
+            InputError: The input does not fit together, or `build` has not been called.
+        """
+        pairs = self._pairs(student, teacher)
+        if not self._is_built and type(self).make is not FeatureLoss.make:
+            raise InputError(
+                f"{type(self).__name__} has parts to learn: call build(student, teacher) first, with the "
+                "outputs of a trial batch."
+            )
+        if self.needs_indices and indices is None:
+            raise InputError(
+                f"{type(self).__name__} remembers every training image: pass indices, (N,) int64."
+            )
+        first = pairs[0][0]
+        if self._needs_two and self.training and len(first) < 2:
+            raise InputError(
+                f"{type(self).__name__} normalises over the batch, which has one image: leave it out."
+            )
+        dtype = torch.promote_types(as_float(first).dtype, as_float(pairs[0][1]).dtype)
+        with full_precision(first):
+            batch = FeatureBatch(
+                student=[each.to(dtype) for each, _ in pairs],
+                # A copy of what inference mode has made can be kept for the backward pass, the thing cannot.
+                teacher=[_usable(each).detach().to(dtype) for _, each in pairs],
+                target=target,
+                indices=indices,
+            )
+            return self.weight * self.compare(batch)
+
+    def _pairs(self, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
+        """Return the features to be compared, after a look at their shapes."""
+        if not (isinstance(student, Outputs) and isinstance(teacher, Outputs)):
+            raise InputError(
+                f"{type(self).__name__} compares features: call it with the Outputs of a Capture of each "
+                f"network, not with {type(student).__name__} and {type(teacher).__name__}."
+            )
+        of_student = _select("student", student, self.student_layers)
+        of_teacher = _select("teacher", teacher, self.teacher_layers)
+        _check_pairs(list(of_student), list(of_teacher))
+        pairs = list(zip(of_student.values(), of_teacher.values(), strict=True))
+        for (name, one), other in zip(of_student.items(), of_teacher.values(), strict=True):
+            if len(one) != len(other) or one.device != other.device or one.numel() == 0:
+                raise InputError(
+                    f"features of {name!r}: student {tuple(one.shape)} on {one.device}, teacher "
+                    f"{tuple(other.shape)} on {other.device}; both have to see the same images on one device."
+                )
+        return pairs
+
+
+def _select(who: str, outputs: Outputs, layers: list[str] | None) -> dict[str, Tensor]:
+    if layers is None:
+        return outputs.features
+    missing = [name for name in layers if name not in outputs.features]
+    if missing:
+        raise InputError(
+            f"the outputs of the {who} hold {list(outputs.features)}, but not {missing}: give Capture all "
+            f"layers of the loss, {layers}."
+        )
+    return {name: outputs.features[name] for name in layers}
+
+
+def _check_pairs(student: Sequence[str], teacher: Sequence[str]) -> None:
+    if len(student) != len(teacher) or not student:
+        raise InputError(
+            f"layers of the student are {list(student)}, of the teacher {list(teacher)}: they are compared "
+            "in pairs, so name as many of one as of the other, and at least one."
+        )
+
+
+def _usable(x: Tensor) -> Tensor:
+    return x.clone() if x.is_inference() else x

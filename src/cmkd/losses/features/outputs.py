@@ -1,0 +1,43 @@
+"""What a loss on features reads: the logits of a network and the activations on the way to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Outputs(NamedTuple):
+    """What one call of a network gives.
+
+    Example:
+        >>> import torch
+        >>> Outputs(torch.zeros(2, 10), {"layer3": torch.zeros(2, 64, 8, 8)}).features["layer3"].shape
+        torch.Size([2, 64, 8, 8])
+    """
+
+    logits: Tensor
+    """(N, C)."""
+    features: dict[str, Tensor]
+    """Activations by the name of their layer, in the order in which they were asked for: maps (N, C, H, W),
+    vectors (N, D), or the tokens of a transformer, (N, T, D)."""
+
+
+class NetworkLayers(Protocol):
+    """The layers of a network that methods choose theirs from, by module name."""
+
+    @property
+    def stages(self) -> Sequence[str]:
+        """Ends of the stages, from early to late; their outputs are maps or tokens."""
+        ...
+
+    @property
+    def pooled(self) -> str:
+        """The layer whose flattened output is the embedding that the classifier reads."""
+        ...
+
+    @property
+    def classifier(self) -> str:
+        """The last linear layer."""
+        ...
