@@ -38,6 +38,17 @@ def dkd(student, teacher, target, temperature, alpha, beta):
     return np.array(values)
 
 
+def mlkd(student, teacher, temperatures, weights):
+    """Jin et al. 2023: the levels of a batch, by the Gram matrices themselves."""
+    total = 0.0
+    for temperature in temperatures:
+        p_s, p_t = (softmax(x / temperature, axis=1) for x in (student, teacher))
+        total += weights[0] * kd(student, teacher, temperature, 1.0).mean()
+        total += weights[1] * np.square(p_t @ p_t.T - p_s @ p_s.T).sum() / len(student)
+        total += weights[2] * np.square(p_t.T @ p_t - p_s.T @ p_s).sum() / student.shape[1]
+    return total
+
+
 def nkd(student, teacher, target, temperature, gamma):
     """Yang et al. 2023, section 3.1, per row."""
     values = []

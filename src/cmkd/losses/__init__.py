@@ -20,10 +20,12 @@ from cmkd.losses.base import DistillationLoss
 from cmkd.losses.ce import CELoss
 from cmkd.losses.cmkd import CMKDLoss, cmkd_loss
 from cmkd.losses.cmkd_options import CMKDParts
+from cmkd.losses.ctkd import CTKDLoss, ctkd_loss
 from cmkd.losses.discovery import available, resolve
 from cmkd.losses.dist import DISTLoss, dist_loss
 from cmkd.losses.dkd import DKDLoss, dkd_loss
 from cmkd.losses.kd import KDLoss, kd_loss
+from cmkd.losses.mlkd import MLKDLoss, mlkd_loss
 from cmkd.losses.nkd import NKDLoss, nkd_loss
 from cmkd.losses.ttm import TTMLoss, ttm_loss
 from cmkd.losses.wttm import WTTMLoss, wttm_loss
@@ -32,19 +34,23 @@ __all__ = [
     "CELoss",
     "CMKDLoss",
     "CMKDParts",
+    "CTKDLoss",
     "DISTLoss",
     "DKDLoss",
     "DistillationLoss",
     "KDLoss",
+    "MLKDLoss",
     "NKDLoss",
     "Reduction",
     "TTMLoss",
     "WTTMLoss",
     "available",
     "cmkd_loss",
+    "ctkd_loss",
     "dist_loss",
     "dkd_loss",
     "kd_loss",
+    "mlkd_loss",
     "nkd_loss",
     "resolve",
     "ttm_loss",
