@@ -1,7 +1,8 @@
 """Networks by name, and their weights."""
 
 from cmkd.models.checking import check_logits, has_unused_parameters
-from cmkd.models.factory import available, build, count_parameters, has_new_classifier, input_statistics
+from cmkd.models.factory import build, count_parameters, has_new_classifier, input_statistics
+from cmkd.models.families import available
 from cmkd.models.layers import FeatureLayers, feature_layers
 from cmkd.models.weights import load_weights, read_state_dict, save_weights
 

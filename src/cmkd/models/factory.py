@@ -1,24 +1,19 @@
-"""Networks by name: this package's own, timm's, torchvision's and the user's.
-
-A new family of networks is one new module beside this one with a dictionary `MODELS` (name -> function of the
-number of classes); it is found by scanning, there is no list to edit.
-"""
+"""Networks by name: this package's own, timm's, torchvision's and the user's."""
 
 from __future__ import annotations
 
 import importlib
 import logging
-import pkgutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from cmkd import models
 from cmkd.errors import InputError, unknown_name
+from cmkd.models.families import available, find
 
 _FORMS = "Other networks: timm:NAME, torchvision:NAME or package.module:factory."
 _OFFLINE = (
@@ -31,16 +26,12 @@ logger = logging.getLogger(__name__)
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def available() -> list[str]:
-    """Return the names of the package's own networks, smallest depth first within a family."""
-    return list(_own_models())
-
-
 def build(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module:
     """Build a network by name.
 
     Args:
-        name: A name from `available()`, `timm:NAME`, `torchvision:NAME`, or `package.module:factory`, where
+        name: A name of this package (`cmkd.models.families.find` says how it may be spelled), `timm:NAME`,
+            `torchvision:NAME`, or `package.module:factory`, where
             `factory(num_classes=...)` returns an `nn.Module`. For the last form the current directory counts
             as importable.
         num_classes: Length of a row of logits, at least 2.
@@ -92,20 +83,13 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _own_models() -> dict[str, Callable[[int], nn.Module]]:
-    found: dict[str, Callable[[int], nn.Module]] = {}
-    for module in pkgutil.iter_modules(models.__path__, f"{models.__name__}."):
-        found |= getattr(importlib.import_module(module.name), "MODELS", {})
-    return found
-
-
 def _build_own(name: str, num_classes: int, pretrained: bool) -> nn.Module:
-    known = _own_models()
-    if name not in known:
-        raise unknown_name("model", name, known, hint=_FORMS)
+    factory = find(name)
+    if factory is None:
+        raise unknown_name("model", name, available(), hint=_FORMS)
     if pretrained:
         raise InputError(f"there are no published weights for {name!r}; pass your own as its checkpoint.")
-    return known[name](num_classes)
+    return factory(num_classes)
 
 
 def _build_timm(name: str, num_classes: int, pretrained: bool) -> nn.Module:
