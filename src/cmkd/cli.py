@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -33,19 +34,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler = logging.StreamHandler(sys.stderr)
     logger = logging.getLogger("cmkd")
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    # Of several processes the first one speaks; the others only of what it cannot know.
+    others = int(os.environ.get("RANK", "0")) > 0
+    logger.setLevel(logging.WARNING if others else logging.INFO)
     sys.path.append(str(Path.cwd()))  # one's own networks and losses are named by dotted path
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         from cmkd.cli_options import parse
 
-        verb, options = parse(list(sys.argv[1:] if argv is None else argv))
+        try:
+            verb, options = parse(list(sys.argv[1:] if argv is None else argv))
+        except InputError as error:
+            error.told_elsewhere = others  # all have the same words
+            raise
         VERBS[verb](options)
     except InputError as error:
-        print(f"cmkd: error: {error}", file=sys.stderr)
+        if not error.told_elsewhere:
+            print(f"cmkd: error: {error}", file=sys.stderr)
         return EXIT_INPUT_ERROR
     except Interrupted:
-        print("cmkd: stopped; repeat the same command to continue.", file=sys.stderr)
+        if not others:
+            print("cmkd: stopped; repeat the same command to continue.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         print("cmkd: interrupted; repeat the same command to continue.", file=sys.stderr)
@@ -170,6 +179,10 @@ def _print_network(report: TeacherReport) -> None:
 
 def _print_result(folder: RunFolder) -> None:
     from cmkd.report import group_runs, write_report
+    from cmkd.training import processes
+
+    if processes.rank() > 0:  # the run's files may not even be on its host
+        return
 
     result = folder.read_json("result.json")
     scores = {"student": result["test"], **{key: value for key, value in result.items() if key != "test"}}

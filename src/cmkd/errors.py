@@ -12,7 +12,17 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A value from outside (argument, file, tensor) cannot be used as it is."""
+    """A value from outside (argument, file, tensor) cannot be used as it is.
+
+    Attributes:
+        told_elsewhere: Whether another process of the run shows the same message.
+    """
+
+    told_elsewhere = False
+
+
+class ProcessLost(InputError):
+    """Another process of the run died or cannot be reached; the same command goes on."""
 
 
 class Interrupted(Exception):

@@ -155,6 +155,20 @@ class Loader:
     def _part(self, batch: Tensor) -> Tensor:
         return batch.tensor_split(self.world_size)[self.rank]
 
+    def in_order(self, parts: Sequence[Tensor]) -> Tensor:
+        """Put together what every process has found out about its part of an unshuffled epoch.
+
+        Args:
+            parts: For each process, one row `(...)` for each of its images, in the order it got them.
+
+        Returns:
+            One row per image, in the order of `indices`.
+        """
+        positions = torch.arange(self.num_samples).split(self.batch_size)
+        ranks = range(self.world_size)
+        order = [batch.tensor_split(self.world_size)[rank] for rank in ranks for batch in positions]
+        return torch.cat(list(parts))[torch.cat(order).argsort()]
+
     @staticmethod
     def _crops(indices: Tensor, *, augment: str, seed: int, view: int) -> Tensor | None:
         return crop_draws(indices, seed=seed, view=view) if augment == "resized_crop_flip" else None

@@ -47,6 +47,9 @@ class RunConfig:
             same pixels. By default every epoch shows new ones, or with a cache as many as it holds.
         workers: Processes that decode images of your own; sets in memory need none.
         cpu: Stay on the CPU even if there is an accelerator.
+        compile: Compile the step with `torch.compile` in this mode; `reduce-overhead` replays it as a CUDA
+            graph. Not compiled by default.
+        fsdp: With several processes, spread weights and optimiser over them instead of copying them to each.
         checkpoint_seconds: Most seconds of work lost if the run is killed.
         out: Run folder; `runs/...` named after the options by default.
     """
@@ -79,6 +82,8 @@ class RunConfig:
     views: int | None = None
     workers: int = 2
     cpu: bool = False
+    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
+    fsdp: bool = False
     checkpoint_seconds: float = 60.0
     out: str | None = None
 

@@ -50,16 +50,17 @@ def arithmetic(precision: str, device: torch.device) -> str:
     return precision
 
 
-def describe(device: torch.device, precision: str) -> dict[str, Any]:
+def describe(device: torch.device, precision: str, processes: int) -> dict[str, Any]:
     """Return what `environment.json` keeps.
 
     Args:
         device: Device of the run.
         precision: Arithmetic that was chosen.
+        processes: Number of processes that train.
 
     Returns:
-        Versions, device, threads, precision, what computes losses on CPU, and the revision of cmkd's own
-        checkout, if it runs from one.
+        Versions, device, processes, threads of each, precision, what computes losses on CPU, and the revision
+        of cmkd's own checkout, if it runs from one.
     """
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {
@@ -70,6 +71,7 @@ def describe(device: torch.device, precision: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": device.type,
         "hardware": hardware,
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "precision": precision,
         "cpu_losses": native.describe(),

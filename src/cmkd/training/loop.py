@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -19,9 +20,11 @@ from cmkd.errors import InputError, Interrupted
 from cmkd.training.config import RunConfig
 from cmkd.training.meters import Meters
 from cmkd.training.objective import Objective
-from cmkd.training.optim import build_optimizer, learning_rate
+from cmkd.training.optim import learning_rate
+from cmkd.training.processes import Processes
 from cmkd.training.progress import Progress
 from cmkd.training.run_folder import RunFolder
+from cmkd.training.step import Trained, TrainingStep
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,8 @@ def fit(
     config: RunConfig,
     folder: RunFolder,
     accelerator: Accelerator,
+    processes: Processes,
+    unused_parameters: bool = False,
     teacher: Callable[[Batch], Tensor] | None = None,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
     progress: Progress | None = None,
@@ -42,7 +47,10 @@ def fit(
 
     Every random choice is a function of the seed and of the position (epoch, batch), or of a generator whose
     state is in the checkpoint; a run that was killed therefore ends with the weights, bit for bit, of a
-    run that was not, on the same device and number of threads.
+    run that was not, on the same devices and number of threads.
+
+    Several processes go through it together, each with its part of every batch. They leave it together, too:
+    what one of them is asked or fails at, all learn.
 
     Args:
         student: Network to train, on the accelerator's device.
@@ -50,50 +58,55 @@ def fit(
         loader: Training batches.
         config: The run's options.
         folder: Where state and metrics are kept.
-        accelerator: Device, precision and processes.
+        accelerator: Device and precision.
+        processes: The processes that train.
+        unused_parameters: Whether parameters of the student have no part in its answer.
         teacher: Maps a batch to teacher logits `(B, C)`; None trains on labels alone.
-        validate: Called after every epoch with the network to judge; what it returns is logged.
+        validate: Called after every epoch, in all processes, with the network to judge; what it returns in
+            the main one is logged.
         progress: Display; none by default.
 
     Returns:
         The trained network: `student`, or its moving average if the run keeps one.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM arrived; the state is saved.
+        Interrupted: SIGINT or SIGTERM arrived at a process; the state is saved.
+        ProcessLost: Another process died.
         InputError: The loss is no longer finite, or the checkpoint cannot be read or written.
     """
-    trained = nn.ModuleDict({"student": student, "objective": objective})
-    optimizer = build_optimizer(trained, config)
+    kind = Trained
+    if config.fsdp and processes.count > 1:
+        from cmkd.training.sharding import ShardedTrained as kind  # a second of imports that few need
+    trained = kind(TrainingStep(student, objective), config, accelerator, unused_parameters=unused_parameters)
     average = _moving_average(student, config.ema_decay)
-    network, optimizer = accelerator.prepare(student, optimizer)
     meters = Meters(accelerator.device)
     progress = progress or Progress(enabled=False)
     steps_per_epoch = len(loader)
     position: dict[str, Any] = {"epoch": 0, "batch": 0, "metrics_bytes": 0, "seconds": 0.0}
 
     def save() -> None:
-        if accelerator.is_main_process:
-            state = {"position": position, "trained": trained.state_dict(), "meters": meters.state_dict()}
-            state |= {"optimizer": optimizer.state_dict(), "rng": _rng_state(accelerator.device)}
-            if average is not None:
-                state["average"] = average.state_dict()
-            if accelerator.scaler is not None:
-                state["scaler"] = accelerator.scaler.state_dict()
-            folder.save_state(state)
+        state = {"position": position, **trained.state_dict(), "meters": meters.over(processes).state_dict()}
+        state["rng"] = processes.share(_rng_state(accelerator.device))
+        if average is not None:
+            state["average"] = average.state_dict()
+        with processes.together():
+            if processes.is_main:
+                folder.save_state(state)
 
-    checkpoint = folder.load_state()
+    with processes.together():
+        checkpoint = folder.load_state() if processes.is_main else None
+    checkpoint = processes.from_main(checkpoint)
     if checkpoint is not None:
         position = checkpoint["position"]
-        trained.load_state_dict(checkpoint["trained"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        meters.load_state_dict(checkpoint["meters"])
+        trained.load_state_dict(checkpoint)
+        if processes.is_main:
+            meters.load_state_dict(checkpoint["meters"])
         if average is not None:
             average.load_state_dict(checkpoint["average"])
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(checkpoint["scaler"])
-        _set_rng_state(checkpoint["rng"], accelerator.device)
+        if len(checkpoint["rng"]) == processes.count:  # else its environment differs, which is warned of
+            _set_rng_state(checkpoint["rng"][processes.rank], accelerator.device)
         logger.info("continuing at epoch %d, batch %d", position["epoch"] + 1, position["batch"])
-    if accelerator.is_main_process:
+    if processes.is_main:
         folder.truncate_metrics(position["metrics_bytes"])
 
     last_save = time.monotonic()
@@ -104,19 +117,19 @@ def fit(
             for batch in loader.epoch(epoch, start=position["batch"]):
                 started = time.monotonic()
                 step = epoch * steps_per_epoch + position["batch"]
-                for group in optimizer.param_groups:
+                for group in trained.optimizer.param_groups:
                     group["lr"] = learning_rate(step, steps_per_epoch, config)
 
-                with accelerator.autocast():
-                    teacher_logits = None if teacher is None else teacher(batch)
-                logits = network(batch.images)
                 fade = _fade(step, steps_per_epoch, getattr(config, "distill_warmup_epochs", 0.0))
-                loss, parts = objective(logits, teacher_logits, batch.targets, fade=fade)
-                accelerator.backward(loss)
-                if config.clip_grad is not None:
-                    accelerator.clip_grad_norm_(trained.parameters(), config.clip_grad)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+                with processes.watched():
+                    with accelerator.autocast():
+                        teacher_logits = None if teacher is None else teacher(batch)
+                        loss, logits, parts = trained.run(batch.images, teacher_logits, batch.targets, fade)
+                    accelerator.backward(loss)
+                    if config.clip_grad is not None:
+                        accelerator.clip_grad_norm_(trained.step.parameters(), config.clip_grad)
+                trained.optimizer.step()
+                trained.optimizer.zero_grad(set_to_none=True)
                 if average is not None:
                     average.update_parameters(student)
 
@@ -124,34 +137,39 @@ def fit(
                 position["batch"] += 1
                 position["seconds"] += time.monotonic() - started
                 progress.step(epoch, position["batch"], meters)
-                if stop_requested.is_set() or time.monotonic() - last_save > config.checkpoint_seconds:
-                    _refuse_divergence(meters, epoch)
+                save_due = processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds
+                stop, save_now = processes.vote(stop_requested.is_set(), save_due)
+                if stop or save_now:
+                    _refuse_divergence(meters, epoch, processes)
                     save()
                     last_save = time.monotonic()
-                    if stop_requested.is_set():
+                    if stop:
                         raise Interrupted
 
-            _refuse_divergence(meters, epoch)
+            _refuse_divergence(meters, epoch, processes)
+            processes.same_buffers(trained.step if average is None else average)
             last_lr = learning_rate((epoch + 1) * steps_per_epoch - 1, steps_per_epoch, config)
             row: dict[str, Any] = {
                 "epoch": epoch + 1,
                 "lr": last_lr,
                 "seconds": round(position["seconds"], 3),
             }
-            row["train"] = meters.means()
-            row["histograms"] = meters.histograms()
+            totals = meters.over(processes)
+            row["train"], row["histograms"] = totals.means(), totals.histograms()
             if validate is not None:
-                row["validation"] = validate(student if average is None else average.module)
-            if accelerator.is_main_process:
-                position["metrics_bytes"] = folder.append_metrics(row)
+                row["validation"] = validate(trained.student() if average is None else average.module)
+            with processes.together():
+                if processes.is_main:
+                    position["metrics_bytes"] = folder.append_metrics(row)
             progress.epoch(row)
             meters.reset()
             position |= {"epoch": epoch + 1, "batch": 0, "seconds": 0.0}
             save()
             last_save = time.monotonic()
-            if stop_requested.is_set() and epoch + 1 < config.epochs:
+            (stop,) = processes.any(stop_requested.is_set())
+            if stop and epoch + 1 < config.epochs:
                 raise Interrupted
-    return student if average is None else average.module
+    return trained.student() if average is None else average.module
 
 
 def _fade(step: int, steps_per_epoch: int, warmup_epochs: float) -> float:
@@ -166,14 +184,15 @@ def _moving_average(student: nn.Module, decay: float | None) -> torch.optim.swa_
     )
 
 
-def _refuse_divergence(meters: Meters, epoch: int) -> None:
+def _refuse_divergence(meters: Meters, epoch: int, processes: Processes) -> None:
     """Stop before a checkpoint is overwritten with weights that are lost."""
-    loss = meters.means()["loss"]
-    if not torch.isfinite(torch.tensor(loss)):
-        raise InputError(
-            f"the loss became {loss} in epoch {epoch + 1}; lower --lr, set --clip_grad 1, "
-            "or take --precision fp32."
-        )
+    loss = meters.over(processes).means()["loss"]
+    with processes.together():
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss became {loss} in epoch {epoch + 1}; lower --lr, set --clip_grad 1, "
+                "or take --precision fp32."
+            )
 
 
 def _rng_state(device: torch.device) -> dict[str, Tensor]:

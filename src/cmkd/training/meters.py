@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from cmkd.training.processes import Processes
 
 HISTOGRAM_BINS = 20
 #: Parts of a loss that lie in [0, 1] and whose distribution says more than their mean.
@@ -71,10 +74,26 @@ class Meters:
         """Return counts over `HISTOGRAM_BINS` equal bins of [0, 1]."""
         return {name: value.tolist() for name, value in self._counts.items()}
 
+    def over(self, processes: Processes) -> Meters:
+        """Return the sums over the samples of all processes."""
+        if processes.count == 1:
+            return self
+        states = processes.share(self.state_dict())
+        total = Meters(torch.device("cpu"))
+        total.load_state_dict(
+            {
+                "sums": _added([state["sums"] for state in states]),
+                "counts": _added([state["counts"] for state in states]),
+                "samples": sum(state["samples"] for state in states),
+            }
+        )
+        return total
+
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` restores."""
-        sums = dict(zip(self._names, self._sums, strict=True))
-        return {"sums": sums, "counts": self._counts, "samples": self.samples}
+        """Return what `load_state_dict` restores, on the CPU."""
+        sums = dict(zip(self._names, self._sums.cpu(), strict=True))
+        counts = {name: value.cpu() for name, value in self._counts.items()}
+        return {"sums": sums, "counts": counts, "samples": self.samples}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the sums, mid-epoch."""
@@ -83,3 +102,10 @@ class Meters:
         self._sums = torch.stack(sums) if sums else torch.zeros(0)
         self._counts = {name: value.to(self.device) for name, value in state["counts"].items()}
         self.samples = state["samples"]
+
+
+def _added(tensors: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    total: dict[str, Tensor] = {}
+    for each in tensors:
+        total |= {name: value + total[name] if name in total else value for name, value in each.items()}
+    return total

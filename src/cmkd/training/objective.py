@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cmkd import losses
 from cmkd.errors import InputError
+from cmkd.training.processes import Processes
 
 
 def build_loss(spec: dict[str, Any]) -> nn.Module:
@@ -67,9 +68,19 @@ class Objective(nn.Module):
         self.task_weight = default if task_weight is None else task_weight
         self.label_smoothing = label_smoothing
         self.reads_teacher = distillation is not None and getattr(distillation, "reads_teacher", True)
+        self._sharing: Processes | None = None
         self._has_parts = (
             distillation is not None and "parts" in inspect.signature(distillation.forward).parameters
         )
+
+    def share_batches(self, processes: Processes) -> None:
+        """Take every batch from now on for one process's part of it.
+
+        A distillation loss that looks across the batch is then given the whole of it, in each process; its
+        attribute `across_batch` says whether it does, and one without that attribute is taken to.
+        """
+        if processes.count > 1 and getattr(self.distillation, "across_batch", True):
+            self._sharing = processes
 
     def forward(
         self, logits: Tensor, teacher_logits: Tensor | None, target: Tensor, *, fade: float = 1.0
@@ -90,9 +101,14 @@ class Objective(nn.Module):
         task = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
         if self.distillation is None or teacher_logits is None:
             return self.task_weight * task, {"task": task.detach()}
+        if self._sharing is not None:
+            logits, teacher_logits, target = map(self._sharing.whole_batch, (logits, teacher_logits, target))
         if self._has_parts:
             reported = self.distillation(logits, teacher_logits, target, parts=True)._asdict()
             distillation = reported.pop("loss")
+            if self._sharing is not None:
+                own = self._sharing.own_part
+                reported = {name: own(value) if value.ndim else value for name, value in reported.items()}
         else:
             reported = {}
             distillation = self.distillation(logits, teacher_logits, target)

@@ -41,7 +41,8 @@ def _can_be_fused(parameter: nn.Parameter) -> bool:
     dense = parameter.is_contiguous() or (
         parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
     )
-    return dense and parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
+    whole = not hasattr(parameter, "placements")  # a DTensor has no such kernel
+    return whole and dense and parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: RunConfig) -> float:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
-from torch import Tensor, nn
 
 from cmkd import data as datasets
 from cmkd import models
-from cmkd.data import Batch, ImageData, Loader
+from cmkd.data import ImageData, Loader
 from cmkd.errors import InputError
-from cmkd.evaluation import collect_logits, cpu_latency, evaluate_logits, on_images
-from cmkd.teachers import LiveTeacher, TeacherReport
+from cmkd.teachers import TeacherReport
 from cmkd.training import environment
 from cmkd.training.config import DistillConfig, RunConfig, TrainConfig
+from cmkd.training.judging import judge, keep_result, validator
 from cmkd.training.loop import fit
 from cmkd.training.objective import Objective, build_loss, check_objective, resolved_loss
+from cmkd.training.processes import Processes, open_accelerator
 from cmkd.training.progress import Progress
 from cmkd.training.run_folder import RunFolder
 from cmkd.training.teaching import open_teaching
@@ -81,52 +81,59 @@ def _run(
     on_teacher: Callable[[TeacherReport], None] | None = None,
 ) -> RunFolder:
     folder = RunFolder(config.out or Path("runs") / config.name())
-    accelerator, precision = _accelerator(config)
+    accelerator, precision = open_accelerator(config.precision, cpu=config.cpu)
+    processes = Processes(accelerator)
     device = accelerator.device
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":  # `accelerate launch --use_fsdp`
+        config = replace(config, fsdp=True)
+    if config.fsdp and config.ema_decay is not None:
+        raise InputError("--ema_decay needs whole weights at every step; leave it or --fsdp out.")
 
     # Everything that can be wrong with the options is found before the folder is touched.
-    data = datasets.load(
-        config.data,
-        config.data_root,
-        image_size=config.image_size,
-        bad_images=config.bad_images,
-        image_column=config.image_column,
-        label_column=config.label_column,
-    )
-    torch.manual_seed(2 * config.seed + INIT_STREAM)
-    student = models.build(network, data.num_classes)
-    models.check_logits(
-        student, f"network {network}", num_classes=data.num_classes, image_size=data.image_size
-    )
-    student = student.to(device).to(memory_format=torch.channels_last)
-    teaching, objective = None, Objective(label_smoothing=config.label_smoothing)
-    if isinstance(config, DistillConfig):
-        loss = build_loss(config.loss)
-        config = replace(config, loss=resolved_loss(config.loss, loss))
-        objective = Objective(
-            loss, task_weight=config.task_weight, label_smoothing=config.label_smoothing
-        ).to(device)
-        check_objective(objective, data.num_classes, device)
-        config, teaching = open_teaching(config, data, precision=precision, device=device)
-    live, report = (teaching.live, teaching.report) if teaching else (None, None)
-    loaders = _loaders(data, config, accelerator)
+    data = _data(config, processes)
+    with processes.together():
+        torch.manual_seed(2 * config.seed + INIT_STREAM)
+        student = models.build(network, data.num_classes)
+        models.check_logits(
+            student, f"network {network}", num_classes=data.num_classes, image_size=data.image_size
+        )
+        unused_parameters = processes.count > 1 and models.has_unused_parameters(student, data.image_size)
+        student = student.to(device).to(memory_format=torch.channels_last)
+        teaching, objective = None, Objective(label_smoothing=config.label_smoothing)
+        if isinstance(config, DistillConfig):
+            loss = build_loss(config.loss)
+            config = replace(config, loss=resolved_loss(config.loss, loss))
+            objective = Objective(
+                loss, task_weight=config.task_weight, label_smoothing=config.label_smoothing
+            ).to(device)
+            check_objective(objective, data.num_classes, device)
+            objective.share_batches(processes)
+            config, teaching = open_teaching(config, data, precision=precision, device=device)
+        live, report = (teaching.live, teaching.report) if teaching else (None, None)
+        loaders = _loaders(data, config, device, processes)
 
-    with folder.claim(config.identity(), config.options()):
-        if folder.finished:
+    with contextlib.ExitStack() as held:
+        with processes.together():
+            if processes.is_main:
+                held.enter_context(folder.claim(config.identity(), config.options()))
+        if processes.from_main(folder.finished):
             logger.info("%s is finished; showing what it found", folder.path)
             return folder
         validate = None
         if "validation" in loaders:
-            validate, teacher_accuracy = _validator(loaders["validation"], live, accelerator)
+            validate, teacher_accuracy = validator(loaders["validation"], live, accelerator, processes)
             if report is not None:
                 report.accuracy = teacher_accuracy
-        if report is not None:
-            folder.refuse_other_teacher(report.source, report.sha256, report.logits)
-            folder.write_json("teacher.json", report.as_dict())
-            if on_teacher is not None:
-                on_teacher(report)
-        _keep_environment(folder, environment.describe(device, precision))
-        torch.manual_seed(2 * config.seed + TRAIN_STREAM)
+        with processes.together():
+            if processes.is_main:
+                if report is not None:
+                    folder.refuse_other_teacher(report.source, report.sha256, report.logits)
+                    folder.write_json("teacher.json", report.as_dict())
+                    if on_teacher is not None:
+                        on_teacher(report)
+                _keep_environment(folder, environment.describe(device, precision, processes.count))
+        # Every process its own draws: dropout that is alike in all would be one for a smaller batch.
+        torch.manual_seed(2 * config.seed + TRAIN_STREAM + (processes.rank << 32))
         student = fit(
             student,
             objective,
@@ -134,39 +141,55 @@ def _run(
             config=config,
             folder=folder,
             accelerator=accelerator,
+            processes=processes,
+            unused_parameters=unused_parameters,
             teacher=teaching.teacher if teaching and objective.reads_teacher else None,
             validate=validate,
-            progress=Progress(folder.path.name, enabled=progress),
+            progress=Progress(folder.path.name, enabled=progress and processes.is_main),
         )
-        # Back to the network's own forward, so that everything is measured in float32.
-        student = accelerator.unwrap_model(student, keep_fp32_wrapper=False)
-        _finish(folder, student, network, data, loaders, live)
+        result = judge(student, data, loaders["test"], live, processes)
+        bad_images = _bad_images(loaders, processes)
+        with processes.together():
+            if processes.is_main:
+                keep_result(folder, result, student, network, data, bad_images)
     return folder
 
 
-def _accelerator(config: RunConfig) -> tuple[Accelerator, str]:
-    device = PartialState(cpu=config.cpu).device
-    precision = environment.arithmetic(config.precision, device)
-    if PartialState().num_processes > 1:
-        raise InputError(
-            f"this version trains in one process, it was started in {PartialState().num_processes}; "
-            "start it without a launcher."
+def _data(config: RunConfig, processes: Processes) -> ImageData:
+    """Open the data set, first in the main process: what it downloads or indexes is there for the others."""
+
+    def load() -> ImageData:
+        return datasets.load(
+            config.data,
+            config.data_root,
+            image_size=config.image_size,
+            bad_images=config.bad_images,
+            image_column=config.image_column,
+            label_column=config.label_column,
         )
-    mixed = "no" if precision == "fp32" else precision
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
-        AcceleratorState._reset_state()  # Accelerate has one precision per process, which runs may share
-    return Accelerator(cpu=config.cpu, mixed_precision=mixed), precision
+
+    data: ImageData | None = None
+    with processes.together():
+        data = load() if processes.is_main else None
+    with processes.together():
+        data = load() if data is None else data
+    assert data is not None
+    return data
 
 
-def _loaders(data: ImageData, config: RunConfig, accelerator: Accelerator) -> dict[str, Loader]:
+def _loaders(
+    data: ImageData, config: RunConfig, device: torch.device, processes: Processes
+) -> dict[str, Loader]:
     """Return the loaders `train`, `test` and, if a part is held out, `validation`."""
     common: dict[str, Any] = {
         "mean": data.mean,
         "std": data.std,
         "image_size": data.image_size,
-        "device": accelerator.device,
+        "device": device,
         "workers": config.workers,
         "batch_size": config.batch_size,
+        "rank": processes.rank,
+        "world_size": processes.count,
     }
     train_indices, validation_indices = None, None
     if config.validation > 0:
@@ -195,28 +218,14 @@ def _loaders(data: ImageData, config: RunConfig, accelerator: Accelerator) -> di
     return loaders
 
 
-def _validator(
-    loader: Loader, teacher: LiveTeacher | None, accelerator: Accelerator
-) -> tuple[Callable[[nn.Module], dict[str, float]], float | None]:
-    """Return the function that judges a network on the validation part, and the teacher's accuracy there."""
-    teacher_logits, accuracy = None, None
-    if teacher is not None:
-        # The validation images are not augmented: the teacher says the same in every epoch.
-        teacher_logits, targets = _collect(teacher, loader, accelerator)
-        accuracy = evaluate_logits(teacher_logits, targets, None)["accuracy"]
-
-    def validate(network: nn.Module) -> dict[str, float]:
-        logits, targets = _collect(on_images(network), loader, accelerator)
-        return evaluate_logits(logits, targets, teacher_logits)
-
-    return validate, accuracy
-
-
-def _collect(
-    network: Callable[[Batch], Tensor], loader: Loader, accelerator: Accelerator
-) -> tuple[Tensor, Tensor]:
-    with accelerator.autocast():
-        return collect_logits(network, loader.epoch(0))
+def _bad_images(loaders: dict[str, Loader], processes: Processes) -> dict[str, dict[int, str]]:
+    """Return by part what any process could not decode, in the main process."""
+    found: dict[str, dict[int, str]] = {}
+    for own in processes.gather({part: loader.bad_images for part, loader in loaders.items()}):
+        for part, bad in own.items():
+            if bad:
+                found.setdefault(part, {}).update(bad)
+    return found
 
 
 def _keep_environment(folder: RunFolder, now: dict[str, Any]) -> None:
@@ -234,52 +243,3 @@ def _keep_environment(folder: RunFolder, now: dict[str, Any]) -> None:
             named = ", ".join(f"{key} ({before.get(key)}, now {now[key]})" for key in changed)
             logger.warning("continuing with another %s: the bits may differ from an unbroken run's", named)
     folder.write_json("environment.json", now)
-
-
-def _finish(
-    folder: RunFolder,
-    student: nn.Module,
-    network: str,
-    data: ImageData,
-    loaders: dict[str, Loader],
-    teacher: LiveTeacher | None,
-) -> None:
-    """Look at the test set, once, and write the network and the result; `result.json` comes last."""
-    logits, targets = collect_logits(on_images(student), loaders["test"].epoch(0))
-    result: dict[str, Any] = {"images": len(targets)}
-    if teacher is not None:
-        teacher_logits, _ = collect_logits(teacher, loaders["test"].epoch(0))
-        result["teacher"] = evaluate_logits(teacher_logits, targets, None)
-        result["teacher"] |= cpu_latency(teacher.network, data.image_size)
-        result["test"] = evaluate_logits(logits, targets, teacher_logits)
-    else:
-        result["test"] = evaluate_logits(logits, targets, None)
-    rows = folder.read_metrics()
-    judged = [row for row in rows if "validation" in row]
-    if judged:
-        best = max(judged, key=lambda row: row["validation"]["accuracy"])
-        result["best_validation"] = {"epoch": best["epoch"], "accuracy": best["validation"]["accuracy"]}
-        result["last_validation"] = judged[-1]["validation"]
-    result["parameters"] = models.count_parameters(student)
-    result["train_seconds"] = round(sum(row["seconds"] for row in rows), 1)
-    result |= cpu_latency(student, data.image_size)
-
-    bad_images = {part: loader.bad_images for part, loader in loaders.items() if loader.bad_images}
-    if bad_images:
-        result["bad_images"] = {part: len(bad) for part, bad in bad_images.items()}
-        folder.write_json("bad_images.json", bad_images)
-
-    models.save_weights(student, folder.path / "student.safetensors")
-    folder.write_json(
-        "model.json",
-        {
-            "network": network,
-            "num_classes": data.num_classes,
-            "classes": list(data.classes),
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "image_size": data.image_size,
-            "data": data.name,
-        },
-    )
-    folder.write_json("result.json", result)

@@ -1,0 +1,253 @@
+"""The processes that train a network together: what they tell each other, and what they do when one is lost.
+
+A run in one process goes through the same code, where all of this does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from torch import Tensor, nn
+
+from cmkd.errors import InputError, ProcessLost
+from cmkd.training import environment
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """Return the number of this process, as its launcher told it; 0 without a launcher."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def open_accelerator(precision: str, *, cpu: bool = False) -> tuple[Accelerator, str]:
+    """Meet the other processes, if a launcher started several, and choose device and arithmetic.
+
+    Args:
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        cpu: Stay on the CPU even if there is an accelerator.
+
+    Returns:
+        Accelerate's handle, and the precision with `auto` decided.
+
+    Raises:
+        InputError: The others cannot be met, or the device has not that arithmetic.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 and not torch.accelerator.is_available():
+        cpu = True  # Accelerate has to be told, or each process would take itself for the only one
+    try:
+        state = PartialState(cpu=cpu)
+    except (RuntimeError, ValueError) as error:
+        if started == 1:
+            raise
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise InputError(
+            f"process {rank()} of {started} cannot meet the others at {where}: {_first_line(error)}. Is the "
+            "port in use (give another --main_process_port), or the address not to be reached from "
+            f"{socket.gethostname()} (--main_process_ip)?"
+        ) from error
+    if state.num_processes != started:
+        raise InputError(
+            f"a launcher started {started} processes, but on {state.device.type} they cannot meet; add "
+            "--cpu, or start one process."
+        )
+    precision = environment.arithmetic(precision, state.device)
+    mixed = "no" if precision == "fp32" else precision
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
+        AcceleratorState._reset_state()  # Accelerate has one precision per process, which runs may share
+    return Accelerator(cpu=cpu, mixed_precision=mixed), precision
+
+
+@dataclass
+class _Ballot:
+    wishes: Tensor
+    cast: dist.Work
+
+
+class Processes:
+    """The processes of a run.
+
+    What they tell each other goes over the network of the CPUs, whatever carries the gradients: a process
+    that died is noticed there at the next step, not when a GPU's collective runs into its time limit.
+
+    Args:
+        accelerator: Accelerate's handle.
+
+    Attributes:
+        rank: Number of this process.
+        count: Number of processes.
+        is_main: Whether this is the process that writes.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.rank = accelerator.process_index
+        self.count = accelerator.num_processes
+        self.is_main = self.rank == 0
+        self._group: dist.ProcessGroup | None = None
+        if self.count > 1:
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup), "every process is in it"
+            self._group = group
+        self._ballot: _Ballot | None = None
+
+    def share(self, value: T) -> list[T]:
+        """Return everyone's value, in the order of the processes."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        with self.watched():
+            dist.all_gather_object(values, value, group=self._group)
+        return values
+
+    def gather(self, value: T) -> list[T]:
+        """Return everyone's value to the main process, and an empty list to the others."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.count if self.is_main else None
+        with self.watched():
+            dist.gather_object(value, values, group=self._group)
+        return values or []
+
+    def from_main(self, value: T) -> T:
+        """Return the main process's value."""
+        values = [value]
+        if self.count > 1:
+            with self.watched():
+                dist.broadcast_object_list(values, group=self._group)
+        return values[0]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Do something that may fail in some processes; then it fails in all, and one of them tells.
+
+        What is done must not wait for the others.
+
+        Raises:
+            InputError: It failed in a process with an `InputError`: the same message for all.
+        """
+        failure: InputError | None = None
+        try:
+            yield
+        except InputError as error:
+            failure = error
+        if self.count == 1:
+            if failure is not None:
+                raise failure
+            return
+        messages = self.share(None if failure is None else str(failure))
+        failed = [number for number, message in enumerate(messages) if message is not None]
+        if not failed:
+            return
+        message = messages[failed[0]] or ""
+        if len(failed) < self.count and failed[0] != 0:
+            message = f"process {failed[0]} of {self.count}: {message}"
+        shared = InputError(message)
+        shared.told_elsewhere = not self.is_main
+        raise shared from failure
+
+    def any(self, *wishes: bool) -> tuple[bool, ...]:
+        """Return for each wish whether any process has it."""
+        return tuple(any(each) for each in zip(*self.share(wishes), strict=True))
+
+    def vote(self, *wishes: bool) -> tuple[bool, ...]:
+        """Return for each wish whether any process had it when it voted last: a step late, without waiting.
+
+        In one process there is nobody to wait for, and the wishes are those of now.
+        """
+        if self.count == 1:
+            return wishes
+        counted = tuple(False for _ in wishes)
+        with self.watched():
+            if self._ballot is not None:
+                self._ballot.cast.wait()
+                counted = tuple(bool(wish) for wish in self._ballot.wishes.tolist())
+            ballot = torch.tensor(wishes, dtype=torch.uint8)
+            cast = dist.all_reduce(ballot, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
+            assert cast is not None
+            self._ballot = _Ballot(ballot, cast)
+        return counted
+
+    def same_buffers(self, network: nn.Module) -> None:
+        """Give every process the main one's buffers, as running statistics are of its own images in each."""
+        if self.count > 1:
+            with self.watched():
+                for buffer in network.buffers():
+                    dist.broadcast(buffer, src=0)
+
+    def whole_batch(self, part: Tensor) -> Tensor:
+        """Return the rows of all processes; see `_WholeBatch` for the gradient.
+
+        Args:
+            part: This process's rows `(B, ...)`, as many as the others have.
+
+        Returns:
+            `(count * B, ...)`, in the order of the processes.
+        """
+        return part if self.count == 1 else _WholeBatch.apply(part, self.rank, self.count)
+
+    def own_part(self, whole: Tensor) -> Tensor:
+        """Return this process's rows of what `whole_batch` returned."""
+        return whole.tensor_split(self.count)[self.rank]
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Turn the loss of another process into an error that says so.
+
+        Raises:
+            ProcessLost: Another process cannot be reached any more.
+        """
+        if self.count == 1:
+            yield
+            return
+        try:
+            yield
+        except RuntimeError as error:
+            if not _is_of_network(error):
+                raise
+            raise ProcessLost(
+                f"process {self.rank} of {self.count} lost another one ({_first_line(error)}); what that one "
+                "says is the reason. Repeat the same command to continue from the last checkpoint."
+            ) from error
+
+
+class _WholeBatch(torch.autograd.Function):
+    """All processes' rows, and back from them the gradient of this one's.
+
+    Every process computes the same loss of the whole batch. Its gradient by the weights is the *sum* over the
+    processes of what goes through their own rows, and data parallelism takes the mean: hence the factor.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, rank: int, count: int) -> Tensor:
+        ctx.rank, ctx.count = rank, count
+        parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(count)]
+        dist.all_gather(parts, part.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0].tensor_split(ctx.count)[ctx.rank] * ctx.count, None, None
+
+
+def _is_of_network(error: RuntimeError) -> bool:
+    if isinstance(error, dist.DistError):
+        return True
+    text = str(error).lower()
+    return any(word in text for word in ("gloo", "connection", "nccl", "timed out"))
+
+
+def _first_line(error: Exception) -> str:
+    """Return a message without the place in the source that it begins with, and the advice after it."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[[^]]*:\d+\]\s*", "", line).split(". ")[0].rstrip(".")

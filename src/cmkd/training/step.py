@@ -1,0 +1,91 @@
+"""What one training step computes, as one module: on one device, copied to several, or spread over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from cmkd.training.config import RunConfig
+from cmkd.training.objective import Objective
+from cmkd.training.optim import build_optimizer
+
+
+class TrainingStep(nn.Module):
+    """Images to the loss: everything that has parameters to train.
+
+    Args:
+        student: Network to train.
+        objective: Task loss and distillation loss.
+    """
+
+    def __init__(self, student: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.student = student
+        self.objective = objective
+
+    def forward(
+        self, images: Tensor, teacher_logits: Tensor | None, targets: Tensor, fade: float = 1.0
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return loss, student logits `(B, C)` and the parts of the loss; see `Objective.forward`."""
+        logits = self.student(images)
+        loss, parts = self.objective(logits, teacher_logits, targets, fade=fade)
+        return loss, logits, parts
+
+
+class Trained:
+    """A training step and its optimiser.
+
+    Args:
+        step: The step, on the accelerator's device.
+        config: The run's options.
+        accelerator: Device, precision and processes.
+        unused_parameters: Whether parameters of the student have no part in its answer.
+
+    Attributes:
+        run: Called like the step.
+        optimizer: Its optimiser.
+    """
+
+    def __init__(
+        self,
+        step: TrainingStep,
+        config: RunConfig,
+        accelerator: Accelerator,
+        *,
+        unused_parameters: bool = False,
+    ) -> None:
+        self.step = step
+        self.scaler = accelerator.scaler
+        self.run, self.optimizer = self._prepare(config, accelerator, unused_parameters)
+        if config.compile is not None:
+            self.run = torch.compile(self.run, mode=config.compile)
+
+    def _prepare(
+        self, config: RunConfig, accelerator: Accelerator, unused_parameters: bool
+    ) -> tuple[Callable[..., tuple[Tensor, Tensor, dict[str, Tensor]]], AcceleratedOptimizer]:
+        accelerator.ddp_handler = DistributedDataParallelKwargs(
+            gradient_as_bucket_view=True, find_unused_parameters=unused_parameters
+        )
+        return accelerator.prepare(self.step, build_optimizer(self.step, config))
+
+    def student(self) -> nn.Module:
+        """Return the student with its present weights; every process has to ask for it."""
+        return self.step.student
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` restores, whole in the main process; every one has to ask for it."""
+        state = {"trained": self.step.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return state if self.scaler is None else {**state, "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore weights, optimiser and loss scale."""
+        self.step.load_state_dict(state["trained"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
