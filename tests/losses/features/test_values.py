@@ -10,12 +10,17 @@ from cmkd.losses.features import (
     ATLoss,
     CCLoss,
     FitNetLoss,
+    FSPLoss,
     NSTLoss,
+    OFDLoss,
     Outputs,
     PKTLoss,
+    ReviewKDLoss,
     RKDLoss,
     SPLoss,
+    SRRLLoss,
     VIDLoss,
+    ofd,
     rkd,
 )
 from tests.losses.features import references
@@ -136,6 +141,79 @@ def test_fitnet_changes_the_size(make_outputs, size, wanted, kind, kernel):
     assert type(convolution) is kind
     assert convolution.kernel_size == kernel
     assert distill(student, teacher).isfinite()
+
+
+def test_reviewkd(make_outputs):
+    student = make_outputs((5, 3, 8, 8), (5, 4, 4, 4), (5, 6), seed=1)
+    teacher = make_outputs((5, 2, 8, 8), (5, 7, 2, 2), (5, 9), seed=2)
+    distill = built(ReviewKDLoss(), student, teacher)
+    levels = []
+    for fusion in distill.fusions:
+        attend = None if fusion.attend is None else weights(fusion.attend)
+        levels.append((weights(fusion.reduce)[0], attend, weights(fusion.predict)[0]))
+    assert [level[1] is None for level in levels] == [False, False, True]
+    assert levels[0][0].shape == (6, 3, 1, 1)  # the common width is that of the student's embedding
+    (s_1, s_2, s_3), (t_1, t_2, t_3) = map(arrays, (student, teacher))
+    students, teachers = [s_1, s_2, s_3[:, :, None, None]], [t_1, t_2, t_3[:, :, None, None]]
+    expected = references.review(students, teachers, levels)
+    assert distill(student, teacher).item() == pytest.approx(5 * expected)
+
+
+def test_ofd(make_outputs):
+    student = make_outputs((5, 3, 4, 4), (5, 4, 2, 2), seed=1)
+    teacher = make_outputs((5, 6, 8, 8), (5, 7, 2, 2), seed=2)
+    distill = built(OFDLoss(), student, teacher)
+    expected = 0.0
+    pairs = zip(arrays(student), arrays(teacher), strict=True)
+    for place, (x, target) in enumerate(pairs):
+        margins = references.ofd_margins(target)
+        x = references.batch_norm(references.conv1x1(x, weights(distill.connectors[place])[0]))
+        target = references.pooled(target, x.shape[2:])
+        expected += references.ofd(x, target, margins) / (2 if place == 0 else 1)
+    assert distill(student, teacher).item() == pytest.approx(1e-3 * expected, rel=1e-5)  # margins are float32
+
+
+def test_ofd_by_hand():
+    """One channel, margin -2: teachers 1, -1, -3, -3 want 1, -1, -2, -2, the last three from above only."""
+    teacher = torch.tensor([1.0, -1.0, -3.0, -3.0]).reshape(1, 1, 2, 2)
+    student = torch.tensor([0.0, -1.5, -1.0, -4.0]).reshape(1, 1, 2, 2)
+    margin = torch.full((1, 1, 1), -2.0)
+    assert ofd._partial_distance(student, teacher, margin) == 1 + 0 + 1 + 0
+
+
+def test_srrl(make_outputs):
+    student, teacher = make_outputs((4, 3, 5, 5), seed=1), make_outputs((4, 6, 1, 1), seed=2)
+    classifier = nn.Linear(6, 10)
+    distill = built(SRRLLoss(), student, teacher, classifier=classifier)
+    (x,), (target,) = arrays(student), arrays(teacher)
+    x = references.batch_norm(references.conv1x1(x, weights(distill.connector)[0]))
+    error = references.relu(x).mean((2, 3)) - target[:, :, 0, 0]
+    (matrix, _) = weights(classifier)
+    expected = np.mean(error**2) + np.mean((error @ matrix.T) ** 2)
+    assert distill(student, teacher).item() == pytest.approx(expected)
+    assert not any(parameter.shape == (10, 6) for parameter in distill.parameters())  # frozen
+
+
+def test_fsp(make_outputs):
+    student = make_outputs((3, 2, 8, 8), (3, 4, 4, 4), (3, 3, 4, 4), seed=1)
+    teacher = make_outputs((3, 2, 4, 4), (3, 5, 4, 4), (3, 3, 2, 2), seed=2)
+    distill = built(FSPLoss(), student, teacher)
+    assert [len(weights(bridge)) for bridge in distill.bridges] == [0, 1, 0]
+    (s_1, s_2, s_3), (t_1, t_2, t_3) = map(arrays, (student, teacher))
+    s_2 = references.conv1x1(s_2, weights(distill.bridges[1])[0])
+    first = references.flow(references.pooled(s_1, (4, 4)), s_2) - references.flow(t_1, t_2)
+    second = references.flow(s_2, s_3) - references.flow(references.pooled(t_2, (2, 2)), t_3)
+    assert distill(student, teacher).item() == pytest.approx(50 * (np.mean(first**2) + np.mean(second**2)))
+
+
+def test_what_a_method_cannot_do_without(vectors):
+    student, teacher = vectors
+    with pytest.raises(InputError, match=r"SRRLLoss uses the teacher's classifier.*classifier=teacher\.fc"):
+        SRRLLoss().build(student, teacher)
+    with pytest.raises(InputError, match=r"classifier is Linear\(in_features=3.*embedding has 8 values"):
+        SRRLLoss().build(student, teacher, classifier=nn.Linear(3, 10))
+    with pytest.raises(InputError, match=r"FSP looks at what happens between layers"):
+        FSPLoss().build(student, teacher)
 
 
 def test_options_out_of_their_domain():

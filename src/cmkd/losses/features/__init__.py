@@ -18,26 +18,36 @@ Each is called as `loss(student, teacher, target, indices)` with the `Outputs` t
 from cmkd.losses.features.at import ATLoss
 from cmkd.losses.features.base import FeatureBatch, FeatureLoss, Trial
 from cmkd.losses.features.cc import CCLoss
+from cmkd.losses.features.crd import CRDLoss
 from cmkd.losses.features.fitnet import FitNetLoss
+from cmkd.losses.features.fsp import FSPLoss
 from cmkd.losses.features.nst import NSTLoss
+from cmkd.losses.features.ofd import OFDLoss
 from cmkd.losses.features.outputs import NetworkLayers, Outputs
 from cmkd.losses.features.pkt import PKTLoss
+from cmkd.losses.features.reviewkd import ReviewKDLoss
 from cmkd.losses.features.rkd import RKDLoss
 from cmkd.losses.features.sp import SPLoss
+from cmkd.losses.features.srrl import SRRLLoss
 from cmkd.losses.features.vid import VIDLoss
 
 __all__ = [
     "ATLoss",
     "CCLoss",
+    "CRDLoss",
+    "FSPLoss",
     "FeatureBatch",
     "FeatureLoss",
     "FitNetLoss",
     "NSTLoss",
     "NetworkLayers",
+    "OFDLoss",
     "Outputs",
     "PKTLoss",
     "RKDLoss",
+    "ReviewKDLoss",
     "SPLoss",
+    "SRRLLoss",
     "Trial",
     "VIDLoss",
 ]

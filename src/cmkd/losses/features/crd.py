@@ -1,0 +1,182 @@
+"""CRD: which of many images is the one that the teacher saw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmkd.errors import InputError
+from cmkd.losses.base import check_number
+from cmkd.losses.features.base import FeatureBatch, FeatureLoss, Trial
+from cmkd.losses.features.outputs import NetworkLayers
+from cmkd.losses.features.shaping import unit
+
+# Up to so many images for each negative, scoring all of them takes less memory than copying those drawn.
+_SCORES_ALL = 16
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+class CRDLoss(FeatureLoss):
+    r"""CRD (Tian et al. 2020): contrast of the embeddings of an image against remembered ones of others.
+
+    With $P(i, j) = e^{v_i^\top m_j / \tau} / Z$ for the embedding $v_i$ of an image by one network and the
+    remembered $m_j$ of the other, and $q = K / M$ for $K$ negatives among $M$ images, the term is the mean
+    over images of $-\log \frac{P(i, i)}{P(i, i) + q} - \sum_{k=1}^K \log \frac{q}{P(i, j_k) + q}$, for
+    student against teacher plus teacher against student: Contrastive Representation Distillation (arXiv
+    1910.10699), eq. 18. Both networks' pooled features are embedded linearly and divided by their length.
+    After each step in training mode the entries of the batch become $m \leftarrow \mu m + (1 - \mu) v$,
+    divided by its length. $Z$ is set from the first batch.
+
+    Negatives are drawn with replacement from the images of other classes, as the published data loader does:
+    the labels are learnt as the images come by, and what is drawn of the image's own class is replaced by
+    counting the others more. Without a target only the image itself is left out.
+
+    Banks, labels, $Z$ and the place in the sequence of random draws belong to the state of this module, so
+    that a run that is resumed draws the same. Every process has to see the whole batch, which keeps the banks
+    of all alike. The indices of a batch should differ.
+
+    Args:
+        width: Length of the embeddings.
+        negatives: $K$.
+        temperature: $\tau$.
+        momentum: $\mu$.
+        weight: Factor of the term.
+        student_layers: Name of the student's layer, in a list; None takes the pooled embedding.
+        teacher_layers: Name of the teacher's layer.
+    """
+
+    needs_indices = True
+
+    def __init__(
+        self,
+        *,
+        width: int = 128,
+        negatives: int = 16384,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        weight: float = 0.8,
+        student_layers: list[str] | None = None,
+        teacher_layers: list[str] | None = None,
+    ) -> None:
+        super().__init__(weight=weight, student_layers=student_layers, teacher_layers=teacher_layers)
+        if width < 1 or negatives < 1:
+            raise InputError(f"width is {width}, negatives {negatives}: both have to be at least 1.")
+        check_number("temperature", temperature, positive=True)
+        check_number("momentum", momentum, at_most=1.0)
+        self.width = width
+        self.negatives = negatives
+        self.temperature = temperature
+        self.momentum = momentum
+
+    @property
+    def across_batch(self) -> bool:
+        """Yes: all processes have to remember the same."""
+        return True
+
+    def student_rule(self, layers: NetworkLayers) -> Sequence[str]:
+        """Return the pooled embedding."""
+        return [layers.pooled]
+
+    def make(self, trial: Trial) -> None:
+        """Make the embeddings and the memory."""
+        if len(trial.student) != 1:
+            raise InputError(f"CRD contrasts one layer, not {len(trial.student)}: name one of each network.")
+        assert trial.num_samples is not None  # build has looked
+        self.of_student = nn.Linear(trial.student[0][0].numel(), self.width)
+        self.of_teacher = nn.Linear(trial.teacher[0][0].numel(), self.width)
+        # The length of a random entry is 1 on average.
+        bound = math.sqrt(3 / self.width)
+        for name in ("student_bank", "teacher_bank"):
+            self.register_buffer(name, torch.empty(trial.num_samples, self.width).uniform_(-bound, bound))
+        self.register_buffer("labels", torch.full((trial.num_samples,), -1))
+        self.register_buffer("log_z", torch.full((2,), -math.inf))
+        self._seed, self._step = int(torch.randint(2**62, ())), 0
+
+    student_bank: Tensor
+    teacher_bank: Tensor
+    labels: Tensor
+    log_z: Tensor
+
+    def get_extra_state(self) -> Tensor:
+        """Return the place in the sequence of random draws, which is kept off the device."""
+        return torch.tensor([getattr(self, "_seed", 0), getattr(self, "_step", 0)])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go to that place."""
+        self._seed, self._step = state.tolist()
+
+    def compare(self, batch: FeatureBatch) -> Tensor:
+        """Return the two contrasts, and remember the embeddings."""
+        assert batch.indices is not None  # forward has looked
+        indices = batch.indices
+        self._check(indices)
+        student = unit(self.of_student(batch.student[0].flatten(1)))
+        teacher = unit(self.of_teacher(batch.teacher[0].flatten(1)))
+        drawn, counts = self._draw(indices, batch.target)
+        against_teacher, z_student = self._contrast(student, self.teacher_bank, indices, drawn, counts, 0)
+        against_student, z_teacher = self._contrast(teacher, self.student_bank, indices, drawn, counts, 1)
+        if self.training:
+            self._remember(indices, student.detach(), teacher.detach(), batch.target)
+            self.log_z = torch.stack([z_student, z_teacher])
+            self._step += 1
+        return against_teacher + against_student
+
+    def _check(self, indices: Tensor) -> None:
+        size = len(self.labels)
+        if indices.device.type == "cpu" and not 0 <= int(indices.min()) <= int(indices.max()) < size:
+            raise InputError(
+                f"indices go from {int(indices.min())} to {int(indices.max())}, but {size} images are "
+                "remembered: pass build the number of training images."
+            )
+
+    def _draw(self, indices: Tensor, target: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """Return the negatives (N, K) and how often each counts; or None and that for all images (N, M)."""
+        size, shape = len(self.labels), (len(indices), self.negatives)
+        generator = torch.Generator(indices.device).manual_seed((self._seed + self._step * _GOLDEN) % 2**63)
+        drawn = torch.randint(size, shape, generator=generator, device=indices.device)
+        everything = torch.arange(size, device=indices.device)
+        scores_all = size <= _SCORES_ALL * self.negatives
+        if scores_all:
+            counts = self.student_bank.new_zeros(len(indices), size)
+            counts.scatter_add_(1, drawn, counts.new_ones(()).expand(shape))
+        else:
+            counts = self.student_bank.new_ones(shape)
+        candidates = everything if scores_all else drawn
+        alike = candidates == indices[:, None]
+        if target is not None:
+            alike |= self.labels[candidates] == target[:, None]
+        counts = counts.masked_fill(alike, 0.0)
+        counts *= self.negatives / counts.sum(1, keepdim=True).clamp(min=1.0)
+        return (None if scores_all else drawn), counts
+
+    def _contrast(
+        self, anchors: Tensor, bank: Tensor, indices: Tensor, drawn: Tensor | None, counts: Tensor, side: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss of anchors (N, D) against a bank (M, D), and log Z."""
+        own = (anchors * bank[indices]).sum(1, keepdim=True) / self.temperature
+        if drawn is None:
+            others = anchors @ bank.T / self.temperature
+        else:
+            others = (bank[drawn] @ anchors.unsqueeze(2)).squeeze(2) / self.temperature
+        with torch.no_grad():
+            seen = torch.cat([own, others + counts.log()], dim=1)
+            mean = seen.logsumexp((0, 1)) - math.log(len(anchors) * (self.negatives + 1))
+            log_z = torch.where(self.log_z[side].isinf(), mean + math.log(len(bank)), self.log_z[side])
+        # The published code adds 1e-7 to each denominator; logarithms need no such help.
+        shift = log_z + math.log(self.negatives / len(bank))
+        loss = F.softplus(shift - own).squeeze(1) + (counts * F.softplus(others - shift)).sum(1)
+        return loss.mean(), log_z
+
+    @torch.no_grad()
+    def _remember(self, indices: Tensor, student: Tensor, teacher: Tensor, target: Tensor | None) -> None:
+        # Not in place: the backward pass may still read the banks.
+        for name, new in (("student_bank", student), ("teacher_bank", teacher)):
+            bank: Tensor = getattr(self, name)
+            entries = unit(self.momentum * bank[indices] + (1 - self.momentum) * new)
+            setattr(self, name, bank.index_copy(0, indices, entries.to(bank.dtype)))
+        if target is not None:
+            self.labels = self.labels.index_copy(0, indices, target)
