@@ -50,3 +50,51 @@ def test_logits_are_float32_whatever_the_autocast():
 def test_statistics_of_another_number_of_channels():
     with pytest.raises(InputError, match=r"std has 1 values.*3 channels"):
         LiveTeacher(nn.Flatten(), mean=MEAN, std=STD, teacher_mean=MEAN, teacher_std=[0.5])
+
+
+def normalizing():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 5)).eval()
+    nn.init.uniform_(network[1].running_var, 0.5, 2)
+    return network
+
+
+def test_hooks_on_the_network_are_served_by_it():
+    network = normalizing()
+    teacher = LiveTeacher(network, mean=MEAN, std=STD)
+    batch = batch_of(torch.rand(4, 3, 2, 2))
+    own = teacher(batch)
+    teacher.fold(2)
+    folded = teacher(batch)
+    assert teacher.folded is not None
+    assert not torch.equal(folded, own)  # else it would not be seen who answers
+    torch.testing.assert_close(folded, own)
+
+    seen = []
+    handle = network[1].register_forward_hook(lambda *arguments: seen.append(arguments[-1].shape))
+    assert torch.equal(teacher(batch), own)
+    assert seen == [(4, 4, 2, 2)]
+    handle.remove()
+    assert torch.equal(teacher(batch), folded)
+    with network[3].register_forward_pre_hook(lambda *_: seen.append(None)):
+        assert torch.equal(teacher(batch), own)
+    assert len(seen) == 2
+
+
+def test_a_folded_teacher_stays_frozen_and_moves_with_its_network():
+    teacher = LiveTeacher(normalizing(), mean=MEAN, std=STD)
+    teacher.fold(2)
+    teacher.train().to(torch.float64)
+    assert not any(module.training for module in teacher.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    batch = batch_of(torch.rand(4, 3, 2, 2))
+    expected = teacher.network(batch.images.double())
+    torch.testing.assert_close(teacher.folded(batch.images.double()), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_what_cannot_be_folded_answers_as_before():
+    teacher = LiveTeacher(nn.Flatten(), mean=MEAN, std=STD)
+    teacher.fold(2)
+    batch = batch_of(torch.rand(4, 3, 2, 2))
+    assert teacher.folded is None
+    assert torch.equal(teacher(batch), batch.images.flatten(1))

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from cmkd import data, models
+from cmkd.data import Batch
 from cmkd.errors import InputError
 from cmkd.teachers import open_teacher
 
@@ -41,6 +42,17 @@ def test_random_weights_are_the_same_whenever_asked_for(fashion):
     one, other = (open_teacher("resnet8", fashion, weights="random")[1].sha256 for _ in range(2))
     assert one == other
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_says_the_same_whenever_it_is_opened(fashion, precision):
+    """What a cache needs: its writer and the run beside which it is read open the teacher each for itself."""
+    batch = Batch(torch.randn(3, 3, 28, 28), torch.zeros(3, dtype=torch.long), torch.arange(3), 0)
+    teachers = [open_teacher("resnet8", fashion, weights="random")[0] for _ in range(2)]
+    assert all(teacher.folded is not None for teacher in teachers)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        one, other = (teacher(batch) for teacher in teachers)
+    assert torch.equal(one, other)
 
 
 @pytest.mark.usefixtures("tiny_networks")

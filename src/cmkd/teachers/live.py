@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cmkd.data import Batch
 from cmkd.errors import InputError
+from cmkd.teachers.folding import fold_batch_norm
 
 
 class LiveTeacher(nn.Module):
@@ -20,6 +21,10 @@ class LiveTeacher(nn.Module):
         std: Standard deviation that goes with `mean`.
         teacher_mean: Mean that the teacher was trained with; `mean` by default.
         teacher_std: Standard deviation that goes with `teacher_mean`.
+
+    Attributes:
+        network: The teacher, as it was given.
+        folded: What answers in its place after `fold`, if that was possible.
     """
 
     scale: Tensor
@@ -36,6 +41,8 @@ class LiveTeacher(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network.requires_grad_(False).eval()
+        self.folded: nn.Module | None = None
+        self._modules_of_network = tuple(self.network.modules())  # walking the tree takes ten times as long
         own_mean, own_std = torch.tensor(mean), torch.tensor(std)
         wanted_mean = own_mean if teacher_mean is None else torch.tensor(teacher_mean)
         wanted_std = own_std if teacher_std is None else torch.tensor(teacher_std)
@@ -52,6 +59,21 @@ class LiveTeacher(nn.Module):
         )
         self.renormalizes = not (torch.equal(own_mean, wanted_mean) and torch.equal(own_std, wanted_std))
 
+    def fold(self, image_size: int) -> None:
+        """Let a network without batch norm answer from now on, where that is the same (`fold_batch_norm`).
+
+        The weights must not change afterwards. Hooks on `network` see what they ask for: as long as it has
+        any, it answers itself.
+
+        Args:
+            image_size: Side of the images in pixels, for trying it out.
+        """
+        generator = torch.Generator().manual_seed(0)
+        example = torch.randn(2, self.scale.numel(), image_size, image_size, generator=generator)
+        self.folded = fold_batch_norm(
+            self.network, example.to(self.scale.device, memory_format=torch.channels_last)
+        )
+
     def train(self, mode: bool = True) -> LiveTeacher:
         """Stay in eval mode: a teacher whose batch statistics move teaches something else every step."""
         return super().train(False)
@@ -62,4 +84,8 @@ class LiveTeacher(nn.Module):
         images = batch.images
         if self.renormalizes:
             images = images * self.scale + self.shift
-        return self.network(images).float()
+        network = self.network if self.folded is None or self._has_hooks() else self.folded
+        return network(images).float()
+
+    def _has_hooks(self) -> bool:
+        return any(each._forward_hooks or each._forward_pre_hooks for each in self._modules_of_network)
