@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 from urllib.error import URLError
 
 import pytest
@@ -151,7 +152,9 @@ def test_report_pools_seeds_and_nothing_else(run, tmp_path):
 
 
 def test_list(run):
-    assert "resnet8x4" in run("list", "models")[1]
+    networks = run("list", "models")[1]
+    assert re.search(r"resnet8x4 +1,233,540 +177\.1 M +32 x 32", networks)
+    assert "wrn_DEPTH_WIDTH" in networks
     assert "CMKD" in run("list", "losses")[1]
     assert "cifar100" in run("list", "datasets")[1]
 

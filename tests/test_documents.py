@@ -69,3 +69,12 @@ def test_the_tables_of_the_readme_come_from_the_committed_runs(study):
     table = markdown_table(group_runs(runs))
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")
     assert table in (ROOT / "results" / study / "table.md").read_text(encoding="utf-8")
+
+
+def test_the_layers_of_the_page_on_networks_are_found():
+    (code,) = python_blocks("docs/networks.md")
+    names = {}
+    exec(code, names)
+    comments = re.findall(r"layers\.(\w+) +# (.+)", code)
+    assert len(comments) == 3
+    assert {name: repr(getattr(names["layers"], name)) for name, _ in comments} == dict(comments)

@@ -138,12 +138,18 @@ def _list(kind: str) -> None:
 def _list_models() -> None:
     from cmkd import models
 
-    rows = []
-    for name in models.available():
-        network = models.build(name, 100)
-        rows.append([name, f"{models.count_parameters(network):,}"])
-    _print_table(["model", "parameters (100 classes)"], rows)
-    print("Others: timm:NAME, torchvision:NAME, package.module:factory")
+    rows = [
+        [
+            size.name,
+            f"{size.parameters:,}",
+            f"{size.macs / 1e6:,.1f} M",
+            f"{size.image_size} x {size.image_size}",
+        ]
+        for size in models.sizes()
+    ]
+    _print_table(["network", "parameters", "MACs", "input"], rows)
+    print("For 100 classes; MACs: multiplications of convolutions and linear layers for one image.")
+    print("Others: wrn_DEPTH_WIDTH, timm:NAME, torchvision:NAME, package.module:factory")
 
 
 def _list_losses() -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from cmkd import models
 from cmkd.errors import InputError
-from cmkd.models import available, build, count_parameters, input_statistics
+from cmkd.models import available, build, input_statistics
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -173,7 +173,3 @@ def test_own_network_may_say_its_statistics():
     assert input_statistics(network) is None
     network.input_statistics = ([0, 0, 0], [1, 1, 1])
     assert input_statistics(network) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-
-
-def test_count_parameters_leaves_buffers_out():
-    assert count_parameters(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))) == 3 * 4 + 4 + 2 * 4

@@ -99,7 +99,7 @@ def record_calls(network: nn.Module, image_size: int) -> Record:
         handles.append(module.register_forward_pre_hook(lambda m, args, name=name: begin(name, m, args)))
         handles.append(module.register_forward_hook(lambda m, args, output: end(output)))
     try:
-        with torch.no_grad(), _evaluating(network):
+        with torch.no_grad(), evaluating(network):
             network(_noise(network, image_size))
     except Exception as error:  # somebody's own network may raise anything
         raise InputError(
@@ -119,7 +119,8 @@ def _noise(network: nn.Module, image_size: int) -> Tensor:
 
 
 @contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode within a `with` block, and each of its modules back into its own mode."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:

@@ -78,11 +78,6 @@ def input_statistics(model: nn.Module) -> Statistics | None:
     return tuple(map(float, mean)), tuple(map(float, std))
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Return the number of learnable numbers in a network (buffers such as running means do not count)."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def _build_own(name: str, num_classes: int, pretrained: bool) -> nn.Module:
     factory = find(name)
     if factory is None:
