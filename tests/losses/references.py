@@ -66,6 +66,22 @@ def ttm(student, teacher, gamma, beta):
     return beta * divergence, powers.sum(1)
 
 
+def kendall(student, teacher, steepness):
+    """The smooth tau of every row, pair by pair."""
+    first, second = np.triu_indices(student.shape[1], 1)
+    signs = [np.tanh(steepness * (x[:, first] - x[:, second])) for x in (student, teacher)]
+    return (signs[0] * signs[1]).mean(1)
+
+
+def listmle(student, teacher):
+    """Xia et al. 2008: classes drawn in the teacher's order; ties stay with those that are left."""
+    values = []
+    for s, t in zip(student, teacher, strict=True):
+        chances = [np.exp(s[i]) / np.exp(s[t <= t[i]]).sum() for i in range(len(s))]
+        values.append(-np.log(chances).sum())
+    return np.array(values)
+
+
 def dist_terms(p_s, p_t):
     """Inter-class relation per row, intra-class relation of the batch."""
     inter = np.array([1 - stats.pearsonr(a, b).statistic for a, b in zip(p_s, p_t, strict=True)])

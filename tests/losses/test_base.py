@@ -10,8 +10,12 @@ from cmkd.losses import (
     DISTLoss,
     DKDLoss,
     KDLoss,
+    KendallLoss,
+    ListMLELoss,
     MLKDLoss,
     NKDLoss,
+    PearsonLoss,
+    SpearmanLoss,
     TTMLoss,
     WTTMLoss,
     available,
@@ -128,12 +132,12 @@ def test_teacher_gets_no_gradient(distill, case):
     assert student.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("kind", [CTKDLoss, DISTLoss, DKDLoss, KDLoss, MLKDLoss])
+@pytest.mark.parametrize("kind", [CTKDLoss, DISTLoss, DKDLoss, KDLoss, MLKDLoss, PearsonLoss])
 def test_a_perfect_student_has_nothing_left_to_learn(kind, case):
     assert abs(kind()(case.teacher, case.teacher, case.target)) < 1e-9
 
 
-@pytest.mark.parametrize("kind", [CMKDLoss])
+@pytest.mark.parametrize("kind", [CMKDLoss, SpearmanLoss])
 def test_a_perfect_student_has_little_left_to_learn(kind, case):
     """A soft rank differs from the exact one."""
     distill = kind()
@@ -141,7 +145,9 @@ def test_a_perfect_student_has_little_left_to_learn(kind, case):
 
 
 # MLKD has it on one of its levels only.
-@pytest.mark.parametrize("kind", [CTKDLoss, DISTLoss, DKDLoss, KDLoss, NKDLoss, TTMLoss, WTTMLoss])
+@pytest.mark.parametrize(
+    "kind", [CTKDLoss, DISTLoss, DKDLoss, KDLoss, KendallLoss, ListMLELoss, NKDLoss, TTMLoss, WTTMLoss]
+)
 def test_logit_standardization_is_that_of_the_input(kind, case):
     student, teacher = (
         torch.from_numpy(references.standardized(x.numpy())) for x in (case.student, case.teacher)
@@ -214,6 +220,10 @@ EACH_FOR_ITSELF = [
     TTMLoss(),
     WTTMLoss(),
     CTKDLoss(),
+    KendallLoss(),
+    ListMLELoss(),
+    PearsonLoss(),
+    SpearmanLoss(),
     MLKDLoss(batch_weight=0.0, class_weight=0.0),
     DISTLoss(gamma=0.0),
     CMKDLoss(difficulty_scale="none"),

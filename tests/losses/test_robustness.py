@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from cmkd.losses import CMKDLoss, DISTLoss, DKDLoss, KDLoss, available
+from cmkd.losses import CMKDLoss, DISTLoss, DKDLoss, KDLoss, PearsonLoss, SpearmanLoss, available
 
 LOSSES = {
     **{name: kind() for name, kind in available().items() if kind.reads_teacher},
@@ -18,7 +18,7 @@ LOSSES = {
     "dkd standardized": DKDLoss(logit_standardization=True),
 }
 # Correlations are between -1 and 1, and those with a constant are 0, without gradient.
-CORRELATIONS = (CMKDLoss, DISTLoss)
+CORRELATIONS = (CMKDLoss, DISTLoss, PearsonLoss, SpearmanLoss)
 losses = pytest.mark.parametrize("distill", LOSSES.values(), ids=LOSSES)
 
 

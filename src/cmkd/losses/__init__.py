@@ -25,8 +25,12 @@ from cmkd.losses.discovery import available, resolve
 from cmkd.losses.dist import DISTLoss, dist_loss
 from cmkd.losses.dkd import DKDLoss, dkd_loss
 from cmkd.losses.kd import KDLoss, kd_loss
+from cmkd.losses.kendall import KendallLoss, kendall_loss
+from cmkd.losses.listmle import ListMLELoss, listmle_loss
 from cmkd.losses.mlkd import MLKDLoss, mlkd_loss
 from cmkd.losses.nkd import NKDLoss, nkd_loss
+from cmkd.losses.pearson import PearsonLoss, pearson_loss
+from cmkd.losses.spearman import SpearmanLoss
 from cmkd.losses.ttm import TTMLoss, ttm_loss
 from cmkd.losses.wttm import WTTMLoss, wttm_loss
 
@@ -39,9 +43,13 @@ __all__ = [
     "DKDLoss",
     "DistillationLoss",
     "KDLoss",
+    "KendallLoss",
+    "ListMLELoss",
     "MLKDLoss",
     "NKDLoss",
+    "PearsonLoss",
     "Reduction",
+    "SpearmanLoss",
     "TTMLoss",
     "WTTMLoss",
     "available",
@@ -50,8 +58,11 @@ __all__ = [
     "dist_loss",
     "dkd_loss",
     "kd_loss",
+    "kendall_loss",
+    "listmle_loss",
     "mlkd_loss",
     "nkd_loss",
+    "pearson_loss",
     "resolve",
     "ttm_loss",
     "wttm_loss",

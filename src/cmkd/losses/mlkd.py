@@ -82,15 +82,8 @@ def mlkd_loss(
         for temperature in temperatures:
             log_p_student, log_p_teacher = _soften(plain.student, plain.teacher, temperature)
             if batch_weight or class_weight:
-                p_student, p_teacher = log_p_student.exp(), log_p_teacher.exp()
-                # G_t - G_s = (A D' + D A') / 2: the difference of two matrices that are nearly the same is
-                # never taken.
-                both, gap = p_teacher + p_student, p_teacher - p_student
-                if batch_weight:
-                    per_sample = per_sample + batch_weight * _gram_distances(both, gap)
-                if class_weight:
-                    classes = both.shape[1]
-                    per_sample = per_sample + class_weight / classes * _gram_distance(both.T, gap.T)
+                by_sample, by_class = _relations(log_p_student.exp(), log_p_teacher.exp())
+                per_sample = per_sample + batch_weight * by_sample + class_weight * by_class
             if instance_weight:
                 if logit_standardization:
                     log_p_student, log_p_teacher = _soften(instance.student, instance.teacher, temperature)
@@ -107,27 +100,25 @@ def _soften(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tenso
     return one, other
 
 
-def _gram_distances(both: Tensor, gap: Tensor) -> Tensor:
-    """Square and sum every row of (A D' + D A') / 2, for (R, K) matrices A and D; (R,).
+def _relations(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how far the relations of (M, C) probabilities differ, of the samples, (M,), and of the classes.
 
-    By R x R or by K x K matrices, whichever are smaller.
+    Both by one matrix of M x M or of C x C, whichever is smaller, and never as the difference of two Gram
+    matrices that nearly agree: with A and D the sum and the difference of the probabilities, the Gram
+    matrices of the samples differ by (A D' + D A') / 2, those of the classes by (A' D + D' A) / 2.
     """
-    rows, columns = both.shape
-    if rows <= columns:
-        product = both @ gap.T
-        return (product + product.T).square().sum(1) / 4
-    cross = both.T @ gap
-    of_gap, of_both = (both @ (gap.T @ gap)) * both, (gap @ (both.T @ both)) * gap
-    return (of_gap + of_both + 2 * (both @ cross.T) * gap).sum(1) / 4
-
-
-def _gram_distance(both: Tensor, gap: Tensor) -> Tensor:
-    """Return the sum of `_gram_distances`, which takes fewer products."""
-    rows, columns = both.shape
-    if rows <= columns:
-        return _gram_distances(both, gap).sum()
-    cross = both.T @ gap
-    return ((both.T @ both) * (gap.T @ gap) + cross * cross.T).sum() / 2
+    samples, classes = student.shape
+    both, gap = teacher + student, teacher - student
+    if samples <= classes:
+        cross = both @ gap.T
+        by_sample = (cross + cross.T).square().sum(1) / 4
+        by_class = ((both @ both.T) * (gap @ gap.T) + cross * cross.T).sum() / 2
+    else:
+        cross = both.T @ gap
+        by_class = (cross + cross.T).square().sum() / 4
+        of_both, of_gap = (both @ (gap.T @ gap)) * both, (gap @ (both.T @ both)) * gap
+        by_sample = (of_both + of_gap + 2 * (both @ cross.T) * gap).sum(1) / 4
+    return by_sample, by_class / classes
 
 
 class MLKDLoss(DistillationLoss):

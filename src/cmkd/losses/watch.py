@@ -57,7 +57,7 @@ class SpearmanWatch:
         classes = student.shape[1]
         if classes == 2:
             self._warn(
-                "with two classes every correlation is +1 or -1 and has no gradient, so CMKD teaches nothing:"
+                "with two classes every correlation is +1 or -1 and has no gradient, so it teaches nothing:"
                 " use KDLoss."
             )
             return
