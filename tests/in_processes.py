@@ -1,0 +1,51 @@
+"""What one of several processes does that a test has started: the runs that its argument lists, in turn.
+
+A run is `{"options": {...}, "across_batch": ..., "stop": [process, step]}`; with `stop`, a process gets
+SIGINT after a step, and all of them leave; a further run with the same options goes on.
+"""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+from cmkd.errors import Interrupted
+from cmkd.losses import CMKDLoss
+from cmkd.training import DistillConfig, distill
+from cmkd.training import loop as loop_module
+from cmkd.training.processes import rank
+
+torch.set_num_threads(1)
+sys.path.append(str(Path(__file__).parent))
+original = loop_module.Progress.step
+
+
+def run(options, *, across_batch=None, stop=None):
+    if across_batch is not None:
+        with mock.patch.object(CMKDLoss, "across_batch", across_batch):
+            return run(options)
+    if stop is None:
+        return distill(DistillConfig(**options), progress=False)
+    left = [stop[1]]
+
+    def step(self, epoch, batch, meters):
+        left[0] -= 1
+        if left[0] == 0 and rank() == stop[0]:
+            signal.raise_signal(signal.SIGINT)
+        original(self, epoch, batch, meters)
+
+    loop_module.Progress.step = step
+    try:
+        distill(DistillConfig(**options), progress=False)
+    except Interrupted:
+        return None
+    finally:
+        loop_module.Progress.step = original
+    raise AssertionError("the run was not interrupted")
+
+
+for each in json.loads(sys.argv[1]):
+    run(**each)
