@@ -1,3 +1,4 @@
+import argparse
 import os
 import pickle
 from collections import OrderedDict
@@ -89,6 +90,47 @@ def test_hidden_code_does_not_run(tmp_path, how, state):
     if how == "zip":  # the file is a working attack on a reader that trusts it
         torch.load(file, weights_only=False)
         assert (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_options_beside_the_weights(tmp_path, state, zipped):
+    options = argparse.Namespace(model="resnet8", lr_decay_epochs=[150, 180, 210], learning_rate=0.05)
+    content = {
+        "opt": options,
+        "model": state,
+        "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}},
+    }
+    torch.save(content, tmp_path / "resnet8_last.pth", _use_new_zipfile_serialization=zipped)
+    assert equal(read_state_dict(tmp_path / "resnet8_last.pth"), state)
+
+
+def test_code_among_the_options_does_not_run(tmp_path, state):
+    options = argparse.Namespace(model="resnet8", hook=Attack(tmp_path / "trace"))
+    torch.save({"opt": options, "model": state}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"contains code \(\w+\.mkdir\)"):
+        read_state_dict(tmp_path / "w.pth")
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("prefix", ["module.", ""])
+def test_student_of_a_distiller_is_the_student(tmp_path, state, prefix):
+    teacher = build("resnet14", 4).state_dict()
+    both = {f"{prefix}student.{name}": tensor for name, tensor in state.items()}
+    alone = dict(both)
+    both |= {f"{prefix}teacher.{name}": tensor for name, tensor in teacher.items()}
+    both[f"{prefix}conv_reg.conv.weight"] = torch.ones(3)
+    for content in (alone, both):
+        torch.save({"epoch": 240, "model": content, "best_acc": torch.tensor(72.5)}, tmp_path / "best")
+        assert equal(read_state_dict(tmp_path / "best"), state)
+
+
+@pytest.mark.parametrize("beside", ["head", "student"])
+def test_a_network_of_ones_own_may_call_a_part_teacher(tmp_path, beside):
+    network = nn.ModuleDict({"teacher": nn.Linear(2, 3), beside: nn.Linear(3, 2)})
+    save_weights(network, tmp_path / "w.safetensors")
+    other = nn.ModuleDict({"teacher": nn.Linear(2, 3), beside: nn.Linear(3, 2)})
+    load_weights(other, tmp_path / "w.safetensors")
+    assert equal(other.state_dict(), network.state_dict())
 
 
 def test_whole_network_is_called_code(tmp_path):

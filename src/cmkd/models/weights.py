@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ from cmkd.errors import InputError
 from cmkd.files import write_atomic
 
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
-_PREFIXES = (*_WRAPPERS, "model.")  # and Lightning's usual attribute
+_STUDENT, _TEACHER = "student.", "teacher."  # mdistiller saves both networks under one roof
+_PREFIXES = (*_WRAPPERS, "model.", _STUDENT)  # and Lightning's usual attribute
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "student", "net", "network", "weights")
 _SHOWN = 3
 
@@ -27,22 +29,19 @@ def read_state_dict(path: StrPath) -> dict[str, Tensor]:
 
     Args:
         path: A `.safetensors` file, or any file that `torch.save` wrote. The latter is read with
-            `weights_only=True`: tensors, containers and plain numbers (NumPy's included), never code.
+            `weights_only=True`: tensors, containers, plain numbers (NumPy's included) and the options that
+            `argparse` read, never code.
 
     Returns:
         Tensors on the CPU by name. The dictionary is taken out of what surrounds it (`{"state_dict": ...}`,
         `{"model": ...}`, ...), and a prefix that all names share and that comes from a wrapper (`module.`,
-        `model.`, `_orig_mod.`) is removed.
+        `model.`, `_orig_mod.`, `student.`) is removed. Where a distiller saved its teacher, too, as
+        mdistiller does, these are the student's.
 
     Raises:
         InputError: If there is no such file, it is no checkpoint, it contains code, or no weights are in it.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
-    state = _unwrap(_read(path), path)
-    prefix = _common_prefix(state, _PREFIXES)
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return _without_prefix(_students(_read_all(path)))
 
 
 def load_weights(model: nn.Module, path: StrPath) -> None:
@@ -58,7 +57,10 @@ def load_weights(model: nn.Module, path: StrPath) -> None:
     """
     own = model.state_dict()
     prefix = _common_prefix(own, _PREFIXES)
-    state = {prefix + name: tensor for name, tensor in read_state_dict(path).items()}
+    state = _read_all(path)
+    if not _has_teacher(own):
+        state = _without_prefix(_students(state))
+    state = {prefix + name: tensor for name, tensor in state.items()}
     _require_same_names(own, state, path)
     _require_same_shapes(own, state, path)
     model.load_state_dict(state)
@@ -87,13 +89,21 @@ def save_weights(model_or_state: nn.Module | Mapping[str, Tensor], path: StrPath
     write_atomic(Path(path), save(plain))
 
 
+def _read_all(path: StrPath) -> dict[str, Tensor]:
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    return _without_prefix(_unwrap(_read(path), path))
+
+
 def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        with torch.serialization.safe_globals(_numpy_numbers()):
+        # RepDistiller's and timm's checkpoints hold their options, a class of attributes and nothing else.
+        with torch.serialization.safe_globals([*_numpy_numbers(), argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
         raise InputError(f"cannot read {path}: {error.strerror}.") from error
@@ -143,6 +153,22 @@ def _unwrap(content: Any, path: Path) -> Mapping[str, Tensor]:
         f"{path} contains no recognisable weights; its entries: {', '.join(map(repr, content)) or 'none'}. "
         f"Expected are tensors by name, alone or under one of {', '.join(_CONTAINERS)}."
     )
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = _common_prefix(state, _PREFIXES)
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+
+
+def _has_teacher(state: Mapping[str, Tensor]) -> bool:
+    return any(name.startswith(_TEACHER) for name in state)
+
+
+def _students(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    # Beside the two networks there may be what a method learns, and it goes with the teacher.
+    if not _has_teacher(state):
+        return state
+    return {name: tensor for name, tensor in state.items() if name.startswith(_STUDENT)} or state
 
 
 def _common_prefix(names: Mapping[str, Any], candidates: tuple[str, ...]) -> str:
