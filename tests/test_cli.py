@@ -155,13 +155,42 @@ def test_list(run):
     networks = run("list", "models")[1]
     assert re.search(r"resnet8x4 +1,233,540 +177\.1 M +32 x 32", networks)
     assert "wrn_DEPTH_WIDTH" in networks
-    assert "CMKD" in run("list", "losses")[1]
+    losses = run("list", "losses")[1]
+    assert "CMKD" in losses
+    assert "ReviewKD (Chen et al. 2021)" in losses
     assert "cifar100" in run("list", "datasets")[1]
+
+
+def test_methods_are_added(run, tmp_path):
+    staged = ["--student", "tiny_networks:staged", "--teacher", "tiny_networks:staged_teacher"]
+    short = ["--teacher_weights", "random", "--epochs", "1", "--validation", "0.95", "--cpu", "true"]
+    added = ["--with", "AT", "--with.weight", "2", "--with=FitNet", "--with.student-layers=[first]"]
+    status, _, errors = run("distill", *staged, *short, *added, "--loss", "KD", "--out", "typed")
+    assert status == 0, errors
+    config = yaml.safe_load((tmp_path / "typed/config.yaml").read_text())
+    first, second = config["with"]
+    assert (first["name"], first["weight"], first["p"]) == ("AT", 2, 2)
+    assert (second["name"], second["student_layers"]) == ("FitNet", ["first"])
+    assert "KD + AT + FitNet" in run("report", "typed")[1]
+    (tmp_path / "options.yaml").write_text(
+        "with:\n- {name: AT, weight: 2}\n- {name: FitNet, student_layers: [first]}\n"
+    )
+    status, _, errors = run(
+        "distill", *staged, *short, "--config", "options.yaml", "--loss", "KD", "--out", "written"
+    )
+    assert status == 0, errors
+    assert yaml.safe_load((tmp_path / "written/config.yaml").read_text())["with"] == config["with"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["distill", *TINY, "--with", "ReviewKD", "--with.wieght", "1"], ["ReviewKD", "--with.weight"]),
+        (["distill", *TINY, "--with", "ReviewDK"], ["ReviewDK", "ReviewKD"]),
+        (["distill", *TINY, "--with.weight", "1"], ["--with.weight", "--with ReviewKD"]),
+        (["distill", *TINY, "--with"], ["--with is given without a value"]),
+        (["distill", *TINY, "--with", "AT", "--with.weight", "much"], ["--with AT", "much"]),
+        (["train", "--with", "AT"], ["--with AT", "cmkd distill"]),
         (["distil"], ["distil", "distill"]),
         ([], ["demo", "distill", "evaluate"]),
         (["distill"], ["--teacher is required"]),

@@ -42,3 +42,35 @@ def steady(num_classes: int) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=4), nn.GroupNorm(2, 8), nn.ReLU(), nn.Flatten(), nn.Linear(392, num_classes)
     )
+
+
+class Staged(nn.Module):
+    """Two stages, a pooled embedding and a classifier; the same answer however a batch is shared out."""
+
+    feature_layers = ("first", "second")
+    pooled_layer = "pool"
+    classifier_layer = "fc"
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, width, 3, stride=4), nn.GroupNorm(2, width), nn.ReLU())
+        self.second = nn.Sequential(
+            nn.Conv2d(width, 2 * width, 3, stride=2), nn.GroupNorm(2, 2 * width), nn.ReLU(inplace=True)
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(2 * width, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.pool(self.second(self.first(x))).flatten(1))
+
+
+def staged(num_classes: int) -> nn.Module:
+    """A student with features."""
+    return Staged(num_classes, 4)
+
+
+def staged_teacher(num_classes: int) -> nn.Module:
+    """A teacher with features, the same every time it is built."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        return Staged(num_classes, 6)

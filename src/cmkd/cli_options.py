@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -14,6 +15,7 @@ from jsonargparse import ArgumentParser
 
 from cmkd import __version__, losses
 from cmkd.errors import InputError
+from cmkd.losses.discovery import available_on_features
 from cmkd.training.cache_config import CacheConfig
 from cmkd.training.config import DistillConfig, TrainConfig
 
@@ -114,7 +116,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     Raises:
         InputError: The arguments or the configuration file cannot be used.
     """
-    argv = _spelled_as_declared(argv)
+    argv, added = _added_apart(_spelled_as_declared(argv))
     loss = _loss_name(argv)
     parser = _Parser(
         prog="cmkd",
@@ -127,12 +129,19 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     for verb, options in configured.items():
         parsers[verb] = each = _Parser(description=_summary(options))
         each.add_argument("--config", action="config", help="YAML file with any of these options.")
-        each.add_class_arguments(options, skip={"loss"}, as_group=False)
+        each.add_class_arguments(options, skip={"loss", "with_"}, as_group=False)
     parsers["distill"].add_argument(
         "--loss.name",
         default=loss,
-        help=f"Distillation method, as in `--loss {loss}`: one of {', '.join(losses.available())}, or the "
+        help=f"Distillation method, as in `--loss {loss}`: one of {', '.join(_losses())}, or the "
         "dotted path of a class. The help shows the options of the method that is named before it.",
+    )
+    parsers["distill"].add_argument(
+        "--with",
+        type=list[dict[str, Any]],
+        default=[],
+        help="More methods, added to that one: `--with ReviewKD --with.weight 1.0`, as often as needed; in "
+        "YAML a list such as `[{name: ReviewKD, weight: 1.0}]`.",
     )
     if argv[:1] == ["distill"]:
         # training needs the mean: a reduction is for one's own loop
@@ -164,6 +173,8 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     verb = namespace["verb"]
     options = namespace[verb].as_dict()
     options.pop("config", None)
+    if verb == "distill":
+        options["with_"] = [_added(each) for each in added] or options.pop("with")
     if verb == "list":
         return verb, options["kind"]
     kind = {**configured, "cache": CacheConfig, "evaluate": EvaluateOptions, "report": ReportOptions}[verb]
@@ -184,6 +195,49 @@ def _spelled_as_declared(argv: Sequence[str]) -> list[str]:
             argument = ("--loss.name" if option == "--loss" else option) + equals + value
         spelled.append(argument)
     return spelled
+
+
+def _added_apart(argv: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Take the arguments of `--with` out; each of its groups begins with the name of a method."""
+    rest: list[str] = []
+    groups: list[list[str]] = []
+    arguments = iter(argv)
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if option != "--with" and not option.startswith("--with."):
+            rest.append(argument)
+            continue
+        if not equals:
+            following = next(arguments, None)
+            if following is None:
+                raise InputError(f"{option} is given without a value; see `cmkd distill --help`.")
+            value = following
+        if option == "--with":
+            groups.append([value])
+        elif not groups:
+            raise InputError(f"{option} is given before any --with; name the method first: --with ReviewKD.")
+        else:
+            groups[-1] += [f"--{option.removeprefix('--with.')}", value]
+    if groups and argv[:1] != ["distill"]:
+        raise InputError(f"--with {groups[0][0]} belongs to `cmkd distill`.")
+    return rest, groups
+
+
+def _added(group: list[str]) -> dict[str, Any]:
+    """Return the specification of a method from its name and its options on the command line."""
+    name, *options = group
+    parser = _Parser(prog=f"cmkd distill --with {name}")
+    parser.add_class_arguments(_loss_class(name), as_group=False, skip={"reduction"})
+    parser.current = parser
+    try:
+        return {"name": name, **parser.parse_args(options).as_dict()}
+    except InputError as error:
+        known = ", ".join(f"--with.{option}" for option in inspect.signature(losses.resolve(name)).parameters)
+        raise InputError(f"--with {name}: {error} Its options: {known}.") from error
+
+
+def _losses() -> list[str]:
+    return sorted([*losses.available(), *available_on_features()])
 
 
 def _loss_name(argv: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from torch import nn
 
 from cmkd import CMKDLoss, KDLoss
 from cmkd.errors import InputError
-from cmkd.training.objective import Objective, build_loss, check_objective, resolved_loss
+from cmkd.training.objective import Objective, build_loss, check_objective, made_up_batch, resolved_loss
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_an_unknown_option_is_named():
 
 def test_a_loss_that_is_no_scalar_is_found_before_training():
     with pytest.raises(InputError, match=r"Wrong returned.*finite scalar"):
-        check_objective(Objective(Wrong()), 5, torch.device("cpu"))
+        check_objective(Objective(Wrong()), *made_up_batch(5, torch.device("cpu")))
 
 
 class Narrowed(KDLoss):

@@ -38,6 +38,8 @@ class Capture:
             `"layer3:input"` its (first) input, and `"layer3:preactivation"` what goes into the activation
             module that its output comes from, or its output if it comes from none.
 
+        call: What is called in the network's place, and calls it: something that prepares its input.
+
     Raises:
         InputError: A layer does not exist; the message has the nearest names.
 
@@ -51,12 +53,15 @@ class Capture:
         True
     """
 
-    def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
+    def __init__(
+        self, network: nn.Module, layers: Sequence[str], *, call: Callable[..., Tensor] | None = None
+    ) -> None:
         if isinstance(network, DataParallel):
             raise InputError("DataParallel calls copies of a network: use DistributedDataParallel instead.")
         if isinstance(layers, str):
             raise InputError(f"layers is {layers!r}: give a list of names.")
         self.network = network
+        self._call = call or network
         self.layers = tuple(dict.fromkeys(layers))
         inner = _inner(network)
         self._name = type(inner).__name__
@@ -78,7 +83,7 @@ class Capture:
         try:
             for layer, (module, kind) in self._places.items():
                 handles += call.watch(layer, module, kind)
-            logits = self.network(*args, **kwargs)
+            logits = self._call(*args, **kwargs)
         finally:
             for handle in handles:
                 handle.remove()

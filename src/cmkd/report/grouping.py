@@ -52,6 +52,9 @@ def _options(folder: RunFolder) -> dict[str, Any]:
     config = folder.read_config()
     loss = config.pop("loss", {"name": "labels"})
     config |= {f"loss.{key}": value for key, value in loss.items()}
+    for added in config.pop("with", []):
+        config["loss.name"] += f" + {added['name']}"
+        config |= {f"{added['name']}.{key}": value for key, value in added.items() if key != "name"}
     if (folder.path / "teacher.json").exists():  # the same weights may lie in two places
         config["teacher"] = folder.read_json("teacher.json")["sha256"][:12]
     left_out = EXECUTION_OPTIONS | {"seed"}

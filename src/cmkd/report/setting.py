@@ -103,16 +103,14 @@ def _images(run: Record) -> str:
 
 
 def _objective(run: Record) -> str:
-    loss = run.config.get("loss")
-    if loss is None or loss["name"] == "CE":
-        return "cross-entropy"
-    options = {key: value for key, value in loss.items() if key != "name"}
+    methods = [run.config.get("loss"), *run.config.get("with", [])]
+    said = ["cross-entropy"]
+    for method in methods:
+        if method is not None and method["name"] != "CE":
+            options = {key: value for key, value in method.items() if key != "name"}
+            said.append(method["name"] + (f" with {shown(options)}" if options else " with its defaults"))
     weight = run.config.get("task_weight")
-    return (
-        f"cross-entropy and {loss['name']}"
-        + (f" with {shown(options)}" if options else " with its defaults")
-        + (f", task weight {weight}" if weight is not None else "")
-    )
+    return " and ".join(said) + (f", task weight {weight}" if weight is not None and said[1:] else "")
 
 
 def _epochs(run: Record) -> str:

@@ -122,11 +122,14 @@ class RunConfig:
 
     def options(self) -> dict[str, Any]:
         """Return what `config.yaml` keeps: every option but `out`, which the folder itself says."""
-        return {key: value for key, value in asdict(self).items() if key != "out"}
+        return {key: value for key, value in self._plain().items() if key != "out"}
 
     def identity(self) -> dict[str, Any]:
         """Return the options that decide what comes out; a run folder belongs to one such set."""
-        return {key: value for key, value in asdict(self).items() if key not in EXECUTION_OPTIONS}
+        return {key: value for key, value in self._plain().items() if key not in EXECUTION_OPTIONS}
+
+    def _plain(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(kw_only=True)
@@ -162,6 +165,8 @@ class DistillConfig(RunConfig):
         task_weight: Weight of the cross-entropy; what the method's paper gives it by default.
         distill_warmup_epochs: Epochs over which the distillation loss is faded in linearly.
         loss: Distillation method and its options: `{"name": "CMKD", "alpha": 8}`.
+        with_: More methods that are added to it, on logits or features: `[{"name": "ReviewKD"}]`; in YAML and
+            on the command line it is `with`.
     """
 
     teacher: str | None = None
@@ -173,6 +178,7 @@ class DistillConfig(RunConfig):
     task_weight: float | None = None
     distill_warmup_epochs: float = 0.0
     loss: dict[str, Any] = field(default_factory=lambda: {"name": "CMKD"})
+    with_: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming the option.
@@ -192,12 +198,20 @@ class DistillConfig(RunConfig):
                 "--teacher_weights and --teacher_mean say something of --teacher; give that too."
             )
         require_statistics(self.teacher_mean, self.teacher_std)
-        if "name" not in self.loss:
-            raise InputError(f"the loss {self.loss} has no 'name'; give for example {{'name': 'CMKD'}}.")
+        for loss in (self.loss, *self.with_):
+            if "name" not in loss:
+                raise InputError(f"the loss {loss} has no 'name'; give for example {{'name': 'CMKD'}}.")
+
+    def _plain(self) -> dict[str, Any]:
+        plain = super()._plain()
+        added = plain.pop("with_")
+        # Left out where nothing is added, as in the runs from before there was such an option.
+        return {**plain, "with": added} if added else plain
 
     def name(self) -> str:
         """Return the name of the default run folder."""
-        return _slug("distill", self.data, self.student, self.loss["name"], f"seed{self.seed}")
+        methods = "-".join(loss["name"] for loss in (self.loss, *self.with_))
+        return _slug("distill", self.data, self.student, methods, f"seed{self.seed}")
 
 
 def require_statistics(mean: list[float] | None, std: list[float] | None) -> None:

@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cmkd.data import Batch, Loader
 from cmkd.errors import InputError, Interrupted
+from cmkd.losses.features import Outputs
 from cmkd.training.config import RunConfig
 from cmkd.training.meters import Meters
 from cmkd.training.objective import Objective
@@ -39,7 +40,8 @@ def fit(
     accelerator: Accelerator,
     processes: Processes,
     unused_parameters: bool = False,
-    teacher: Callable[[Batch], Tensor] | None = None,
+    layers: Sequence[str] = (),
+    teacher: Callable[[Batch], Tensor | Outputs] | None = None,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
     progress: Progress | None = None,
 ) -> nn.Module:
@@ -61,7 +63,9 @@ def fit(
         accelerator: Device and precision.
         processes: The processes that train.
         unused_parameters: Whether parameters of the student have no part in its answer.
-        teacher: Maps a batch to teacher logits `(B, C)`; None trains on labels alone.
+        layers: The student's layers whose features the losses compare.
+        teacher: Maps a batch to teacher logits `(B, C)`, with features if a loss compares them; None trains
+            on labels alone.
         validate: Called after every epoch, in all processes, with the network to judge; what it returns in
             the main one is logged.
         progress: Display; none by default.
@@ -77,7 +81,12 @@ def fit(
     kind = Trained
     if config.fsdp and processes.count > 1:
         from cmkd.training.sharding import ShardedTrained as kind  # a second of imports that few need
-    trained = kind(TrainingStep(student, objective), config, accelerator, unused_parameters=unused_parameters)
+    trained = kind(
+        TrainingStep(student, objective, layers=layers),
+        config,
+        accelerator,
+        unused_parameters=unused_parameters,
+    )
     average = _moving_average(student, config.ema_decay)
     meters = Meters(accelerator.device)
     progress = progress or Progress(enabled=False)
@@ -120,11 +129,13 @@ def fit(
                 for group in trained.optimizer.param_groups:
                     group["lr"] = learning_rate(step, steps_per_epoch, config)
 
+                objective.set_epoch(step / steps_per_epoch)
                 fade = _fade(step, steps_per_epoch, getattr(config, "distill_warmup_epochs", 0.0))
                 with processes.watched():
                     with accelerator.autocast():
-                        teacher_logits = None if teacher is None else teacher(batch)
-                        loss, logits, parts = trained.run(batch.images, teacher_logits, batch.targets, fade)
+                        taught = None if teacher is None else teacher(batch)
+                        indices = batch.indices if layers else None
+                        loss, logits, parts = trained.run(batch.images, taught, batch.targets, fade, indices)
                     accelerator.backward(loss)
                     if config.clip_grad is not None:
                         accelerator.clip_grad_norm_(trained.step.parameters(), config.clip_grad)

@@ -1,9 +1,10 @@
-"""The training objective: the task loss plus a distillation loss."""
+"""The training objective: the task loss plus distillation losses, on logits or on features."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 
 from cmkd import losses
 from cmkd.errors import InputError
+from cmkd.losses.features import FeatureLoss, Outputs
 from cmkd.training.processes import Processes
+
+_ON_LOGITS = "student_logits, teacher_logits, target"
 
 
 def build_loss(spec: dict[str, Any]) -> nn.Module:
@@ -45,11 +49,13 @@ def resolved_loss(spec: dict[str, Any], loss: nn.Module) -> dict[str, Any]:
 
 
 class Objective(nn.Module):
-    """`task_weight * cross-entropy + fade * distillation`.
+    """`task_weight * cross-entropy + fade * (distillation + added losses)`.
 
     Args:
-        distillation: Distillation loss, called as `loss(student_logits, teacher_logits, target)`; None
+        distillation: Distillation loss, called as `loss(student_logits, teacher_logits, target)` or, if it
+            is a `FeatureLoss`, as `loss(student, teacher, target, indices)` with the `Outputs` of both; None
             trains on labels alone. Its parameters, if it has any, are trained with the student.
+        added: More losses of either kind.
         task_weight: Weight of the cross-entropy; by default the attribute `task_weight` of the
             distillation loss (what its paper gives), else 1.
         label_smoothing: Label smoothing of the cross-entropy.
@@ -59,19 +65,36 @@ class Objective(nn.Module):
         self,
         distillation: nn.Module | None = None,
         *,
+        added: Sequence[nn.Module] = (),
         task_weight: float | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.distillation = distillation
+        self.added = nn.ModuleList(added)
+        self._names = [] if distillation is None else ["distillation"]
+        for loss in added:
+            name = type(loss).__name__.removesuffix("Loss")
+            again = sum(known.partition("_")[0] == name for known in self._names)
+            self._names.append(f"{name}_{again + 1}" if again else name)
         default = float(getattr(distillation, "task_weight", 1.0))
         self.task_weight = default if task_weight is None else task_weight
         self.label_smoothing = label_smoothing
-        self.reads_teacher = distillation is not None and getattr(distillation, "reads_teacher", True)
+        self.reads_teacher = any(getattr(loss, "reads_teacher", True) for _, loss in self.terms())
         self._sharing: Processes | None = None
         self._has_parts = (
             distillation is not None and "parts" in inspect.signature(distillation.forward).parameters
         )
+
+    def terms(self) -> list[tuple[str, nn.Module]]:
+        """Return the distillation losses by the names that they are logged under."""
+        first = [] if self.distillation is None else [self.distillation]
+        return list(zip(self._names, [*first, *self.added], strict=True))
+
+    @property
+    def feature_losses(self) -> list[FeatureLoss]:
+        """Those of the losses that compare features."""
+        return [loss for _, loss in self.terms() if isinstance(loss, FeatureLoss)]
 
     def share_batches(self, processes: Processes) -> None:
         """Take every batch from now on for one process's part of it.
@@ -79,69 +102,139 @@ class Objective(nn.Module):
         A distillation loss that looks across the batch is then given the whole of it, in each process; its
         attribute `across_batch` says whether it does, and one without that attribute is taken to.
         """
-        if processes.count > 1 and getattr(self.distillation, "across_batch", True):
+        if processes.count > 1:
             self._sharing = processes
 
+    def set_epoch(self, epoch: float) -> None:
+        """Tell the losses that change over the run how many epochs are done, with their fraction."""
+        for _, loss in self.terms():
+            if hasattr(loss, "set_epoch"):
+                loss.set_epoch(epoch)  # type: ignore[operator]
+
     def forward(
-        self, logits: Tensor, teacher_logits: Tensor | None, target: Tensor, *, fade: float = 1.0
+        self,
+        student: Tensor | Outputs,
+        teacher: Tensor | Outputs | None,
+        target: Tensor,
+        *,
+        fade: float = 1.0,
+        indices: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and, detached, what it is made of.
 
         Args:
-            logits: Student logits `(N, C)`.
-            teacher_logits: Teacher logits `(N, C)`; None if `reads_teacher` is false.
+            student: Student logits `(N, C)`, with features if a loss compares them.
+            teacher: Teacher logits `(N, C)`, likewise; None if `reads_teacher` is false.
             target: Class indices `(N,)`.
-            fade: Factor of the distillation loss, for its warm-up.
+            fade: Factor of the distillation losses, for their warm-up.
+            indices: Which images of the training data these are, `(N,)`.
 
         Returns:
-            The scalar loss; and a dictionary with `task`, `distillation` and the parts that the
-            distillation loss reports (scalars or one value per sample).
+            The scalar loss; and a dictionary with `task`, `distillation`, the parts that the distillation
+            loss reports (scalars or one value per sample), and the added losses by name.
         """
-        logits = logits.float()
-        task = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
-        if self.distillation is None or teacher_logits is None:
-            return self.task_weight * task, {"task": task.detach()}
-        if self._sharing is not None:
-            logits, teacher_logits, target = map(self._sharing.whole_batch, (logits, teacher_logits, target))
-        if self._has_parts:
-            reported = self.distillation(logits, teacher_logits, target, parts=True)._asdict()
-            distillation = reported.pop("loss")
-            if self._sharing is not None:
-                own = self._sharing.own_part
-                reported = {name: own(value) if value.ndim else value for name, value in reported.items()}
-        else:
-            reported = {}
-            distillation = self.distillation(logits, teacher_logits, target)
-        parts = {"task": task.detach(), "distillation": distillation.detach(), **reported}
-        return self.task_weight * task + fade * distillation, parts
+        batch = _Batch(_outputs(student), None if teacher is None else _outputs(teacher), target, indices)
+        task = F.cross_entropy(batch.student.logits, target, label_smoothing=self.label_smoothing)
+        parts = {"task": task.detach()}
+        total = self.task_weight * task
+        if batch.teacher is not None:
+            for name, loss in self.terms():
+                value, reported = self._value(loss, batch)
+                parts |= {name: value.detach(), **reported}
+                total = total + fade * value
+        return total, parts
+
+    def _value(self, loss: nn.Module, batch: _Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return a term, and the parts that it reports."""
+        sharing = self._sharing if getattr(loss, "across_batch", True) else None
+        if sharing is not None:
+            batch = batch.of_all(sharing, loss)
+        student, teacher, target, indices = batch
+        assert teacher is not None, "the caller has looked"
+        if isinstance(loss, FeatureLoss):
+            return loss(student, teacher, target, indices), {}
+        if loss is not self.distillation or not self._has_parts:
+            return loss(student.logits, teacher.logits, target), {}
+        reported = loss(student.logits, teacher.logits, target, parts=True)._asdict()
+        value = reported.pop("loss")
+        if sharing is not None:
+            own = sharing.own_part
+            reported = {name: own(part) if part.ndim else part for name, part in reported.items()}
+        return value, reported
 
 
-def check_objective(objective: Objective, num_classes: int, device: torch.device) -> None:
-    """Call the distillation loss once on a small made-up batch, so that a wrong one fails before training.
+class _Batch(NamedTuple):
+    student: Outputs
+    teacher: Outputs | None
+    target: Tensor
+    indices: Tensor | None
+
+    def of_all(self, processes: Processes, loss: nn.Module) -> _Batch:
+        """Return what a loss reads of the batch of all processes."""
+        gather = processes.whole_batch
+
+        def whole(outputs: Outputs, layers: list[str] | None) -> Outputs:
+            features = {name: gather(outputs.features[name]) for name in layers or []}
+            return Outputs(gather(outputs.logits), features)
+
+        assert self.teacher is not None, "a loss is called only with one"
+        return _Batch(
+            whole(self.student, getattr(loss, "student_layers", None)),
+            whole(self.teacher, getattr(loss, "teacher_layers", None)),
+            gather(self.target),
+            None if self.indices is None else gather(self.indices),
+        )
+
+
+def _outputs(given: Tensor | Outputs) -> Outputs:
+    """Return logits in float32, with the features as they are."""
+    logits, features = given if isinstance(given, Outputs) else (given, {})
+    return Outputs(logits.float(), features)
+
+
+def check_objective(
+    objective: Objective,
+    student: Tensor | Outputs,
+    teacher: Tensor | Outputs,
+    target: Tensor,
+    indices: Tensor | None = None,
+) -> None:
+    """Call the distillation losses once on a small batch, so that a wrong one fails before training.
 
     Args:
         objective: The objective of the run.
-        num_classes: Classes of the data.
-        device: Device of the run.
+        student: What the student made of it, or made-up logits `(N, C)`.
+        teacher: What the teacher made of it, likewise.
+        target: Its classes `(N,)`.
+        indices: Which images they are, if a loss wants to know.
 
     Raises:
-        InputError: The loss fails or does not return a finite scalar.
+        InputError: A loss fails or does not return a finite scalar.
     """
+    batch = _Batch(_outputs(student), _outputs(teacher), target, indices)
+    objective.eval()  # nothing is to be remembered of it
+    for _, loss in objective.terms():
+        name = type(loss).__name__
+        try:
+            value, _ = objective._value(loss, batch)
+        except InputError:
+            raise
+        except Exception as error:  # a user's own class may raise anything
+            called = "student, teacher, target, indices" if isinstance(loss, FeatureLoss) else _ON_LOGITS
+            raise InputError(
+                f"loss {name} failed on a trial batch: {type(error).__name__}: {error}. It is called as "
+                f"loss({called}) and has to return a scalar."
+            ) from error
+        if value.ndim != 0 or not torch.isfinite(value):
+            returned = value.item() if value.ndim == 0 else f"a tensor of shape {tuple(value.shape)}"
+            raise InputError(
+                f"loss {name} returned {returned} on a trial batch; it has to return a finite scalar."
+            )
+    objective.train()
+
+
+def made_up_batch(num_classes: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits of a student and a teacher and classes for `check_objective`, the same every time."""
     generator = torch.Generator().manual_seed(0)
     logits, teacher_logits = torch.randn(2, 4, num_classes, generator=generator).to(device)
-    target = torch.arange(4, device=device) % num_classes
-    name = type(objective.distillation).__name__
-    try:
-        loss, _ = objective(logits.requires_grad_(), teacher_logits, target)
-    except InputError:
-        raise
-    except Exception as error:  # a user's own class may raise anything
-        raise InputError(
-            f"loss {name} failed on a trial batch: {type(error).__name__}: {error}. It is called as "
-            "loss(student_logits, teacher_logits, target) and has to return a scalar."
-        ) from error
-    if loss.ndim != 0 or not torch.isfinite(loss):
-        returned = loss.item() if loss.ndim == 0 else f"a tensor of shape {tuple(loss.shape)}"
-        raise InputError(
-            f"loss {name} returned {returned} on a trial batch; it has to return a finite scalar."
-        )
+    return logits.requires_grad_(), teacher_logits, torch.arange(4, device=device) % num_classes

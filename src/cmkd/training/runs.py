@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cmkd import data as datasets
 from cmkd import models
-from cmkd.data import ImageData, Loader
+from cmkd.data import Batch, ImageData, Loader
 from cmkd.errors import InputError
+from cmkd.losses.features import Outputs
 from cmkd.teachers import TeacherReport
-from cmkd.training import environment
+from cmkd.training import environment, features
 from cmkd.training.config import DistillConfig, RunConfig, TrainConfig
 from cmkd.training.judging import judge, keep_result, validator
 from cmkd.training.loop import fit
-from cmkd.training.objective import Objective, build_loss, check_objective, resolved_loss
+from cmkd.training.objective import Objective, build_loss, check_objective, made_up_batch, resolved_loss
 from cmkd.training.processes import Processes, open_accelerator
 from cmkd.training.progress import Progress
 from cmkd.training.run_folder import RunFolder
@@ -101,16 +103,24 @@ def _run(
         student = student.to(device).to(memory_format=torch.channels_last)
         teaching, objective = None, Objective(label_smoothing=config.label_smoothing)
         if isinstance(config, DistillConfig):
-            loss = build_loss(config.loss)
-            config = replace(config, loss=resolved_loss(config.loss, loss))
-            objective = Objective(
-                loss, task_weight=config.task_weight, label_smoothing=config.label_smoothing
-            ).to(device)
-            check_objective(objective, data.num_classes, device)
-            objective.share_batches(processes)
+            config, objective = _objective(config)
+            objective.to(device)
+            features.require_possible(objective, config)
+            if not objective.feature_losses:
+                check_objective(objective, *made_up_batch(data.num_classes, device))
             config, teaching = open_teaching(config, data, precision=precision, device=device)
         live, report = (teaching.live, teaching.report) if teaching else (None, None)
         loaders = _loaders(data, config, device, processes)
+        layers: list[str] = []
+        answers: Callable[[Batch], Tensor | Outputs] | None = None
+        if teaching and objective.reads_teacher:
+            answers = teaching.teacher
+        if objective.feature_losses:
+            assert live is not None, "a cache has been refused"
+            layers, answers = features.prepare(
+                objective, student, live, loaders["train"], data, accelerator=accelerator, seed=config.seed
+            )
+        objective.share_batches(processes)
 
     with contextlib.ExitStack() as held:
         with processes.together():
@@ -143,7 +153,8 @@ def _run(
             accelerator=accelerator,
             processes=processes,
             unused_parameters=unused_parameters,
-            teacher=teaching.teacher if teaching and objective.reads_teacher else None,
+            layers=layers,
+            teacher=answers,
             validate=validate,
             progress=Progress(folder.path.name, enabled=progress and processes.is_main),
         )
@@ -153,6 +164,19 @@ def _run(
             if processes.is_main:
                 keep_result(folder, result, student, network, data, bad_images)
     return folder
+
+
+def _objective(config: DistillConfig) -> tuple[DistillConfig, Objective]:
+    """Return the objective, and the options with the defaults of its losses filled in."""
+    loss, *added = (build_loss(spec) for spec in (config.loss, *config.with_))
+    config = replace(
+        config,
+        loss=resolved_loss(config.loss, loss),
+        with_=[resolved_loss(spec, each) for spec, each in zip(config.with_, added, strict=True)],
+    )
+    return config, Objective(
+        loss, added=added, task_weight=config.task_weight, label_smoothing=config.label_smoothing
+    )
 
 
 def _data(config: RunConfig, processes: Processes) -> ImageData:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
+from cmkd.losses.features import Outputs
+from cmkd.models.capture import Capture
 from cmkd.training.config import RunConfig
 from cmkd.training.objective import Objective
 from cmkd.training.optim import build_optimizer
@@ -21,21 +23,28 @@ class TrainingStep(nn.Module):
 
     Args:
         student: Network to train.
-        objective: Task loss and distillation loss.
+        objective: Task loss and distillation losses.
+        layers: The student's layers whose features the losses compare.
     """
 
-    def __init__(self, student: nn.Module, objective: Objective) -> None:
+    def __init__(self, student: nn.Module, objective: Objective, *, layers: Sequence[str] = ()) -> None:
         super().__init__()
         self.student = student
         self.objective = objective
+        self._capture = Capture(student, layers) if layers else None
 
     def forward(
-        self, images: Tensor, teacher_logits: Tensor | None, targets: Tensor, fade: float = 1.0
+        self,
+        images: Tensor,
+        teacher: Tensor | Outputs | None,
+        targets: Tensor,
+        fade: float = 1.0,
+        indices: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return loss, student logits `(B, C)` and the parts of the loss; see `Objective.forward`."""
-        logits = self.student(images)
-        loss, parts = self.objective(logits, teacher_logits, targets, fade=fade)
-        return loss, logits, parts
+        answer: Tensor | Outputs = self.student(images) if self._capture is None else self._capture(images)
+        loss, parts = self.objective(answer, teacher, targets, fade=fade, indices=indices)
+        return loss, answer.logits if isinstance(answer, Outputs) else answer, parts
 
 
 class Trained:

@@ -1,0 +1,101 @@
+"""What losses on features need before training: layers, the teacher's features, and parts to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from cmkd.data import Batch, ImageData, Loader
+from cmkd.errors import InputError
+from cmkd.losses.features import FeatureLoss, Outputs
+from cmkd.models.capture import Capture
+from cmkd.models.layers import FeatureLayers, feature_layers
+from cmkd.teachers import LiveTeacher
+from cmkd.training.config import DistillConfig
+from cmkd.training.objective import Objective, check_objective
+
+
+def require_possible(objective: Objective, config: DistillConfig) -> None:
+    """Refuse what losses on features cannot go with.
+
+    Raises:
+        InputError: There is one, and the run has a teacher cache, or is compiled or spread over processes.
+    """
+    if not objective.feature_losses:
+        return
+    name = type(objective.feature_losses[0]).__name__.removesuffix("Loss")
+    if config.cache is not None:
+        raise InputError(
+            f"{name} compares features, and a teacher cache holds logits alone: leave --cache out, and give "
+            "--teacher."
+        )
+    if config.compile is not None or config.fsdp:
+        option = "--fsdp" if config.fsdp else "--compile"
+        raise InputError(
+            f"{name} looks into the networks by hooks, which {option} has no place for; leave it out."
+        )
+
+
+def prepare(
+    objective: Objective,
+    student: nn.Module,
+    teacher: LiveTeacher,
+    loader: Loader,
+    data: ImageData,
+    *,
+    accelerator: Accelerator,
+    seed: int,
+) -> tuple[list[str], Callable[[Batch], Outputs]]:
+    """Choose the layers, make what the losses have to learn, and try the objective on the first batch.
+
+    Args:
+        objective: The objective, with losses on features; on the accelerator's device afterwards.
+        student: Network to train.
+        teacher: The teacher.
+        loader: Training batches.
+        data: The data set.
+        accelerator: Device and precision.
+        seed: Of the weights that the losses start with.
+
+    Returns:
+        The layers of the student that are compared; and the teacher, which maps a batch to its `Outputs`.
+
+    Raises:
+        InputError: Layers cannot be found, or a loss fails.
+    """
+    losses = objective.feature_losses
+    if any(loss.student_layers is None or loss.teacher_layers is None for loss in losses):
+        layers = [_layers(network, data.image_size) for network in (student, teacher.network)]
+        for loss in losses:
+            loss.choose_layers(*layers)
+    of_student, of_teacher = _union(losses, "student_layers"), _union(losses, "teacher_layers")
+    see_student = Capture(student, of_student)
+    see_teacher = Capture(teacher.network, of_teacher, call=teacher)
+    batch = next(loader.epoch(0))
+    student.eval()
+    with torch.no_grad(), accelerator.autocast():
+        answered, taught = see_student(batch.images), see_teacher(batch)
+    for loss in losses:
+        classifier = None
+        if loss.needs_classifier:
+            name = _layers(teacher.network, data.image_size).classifier
+            classifier = teacher.network.get_submodule(name)
+        loss.build(answered, taught, num_samples=len(data.train), classifier=classifier, seed=seed)
+    check_objective(objective, answered, taught, batch.targets, batch.indices)
+    return of_student, see_teacher
+
+
+def _layers(network: nn.Module, image_size: int) -> FeatureLayers:
+    try:
+        return feature_layers(network, image_size=image_size)
+    except InputError as error:
+        raise InputError(
+            f"{error} They are the options student_layers and teacher_layers of the method."
+        ) from error
+
+
+def _union(losses: list[FeatureLoss], side: str) -> list[str]:
+    return list(dict.fromkeys(layer for loss in losses for layer in getattr(loss, side)))

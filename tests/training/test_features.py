@@ -1,0 +1,136 @@
+"""Losses on features in a run: layers found, parts learnt, all of it resumed, and the student left alone."""
+
+import json
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from cmkd.errors import InputError, Interrupted
+from cmkd.losses.features import FitNetLoss, RKDLoss
+from cmkd.models import read_state_dict
+from cmkd.training import DistillConfig, Objective, distill
+from cmkd.training import loop as loop_module
+from tests import tiny_networks
+
+CRD = {"name": "CRD", "negatives": 64}
+pytestmark = pytest.mark.usefixtures("tiny_networks")
+
+
+def config(out, **changes):
+    options = {
+        "student": "tiny_networks:staged",
+        "teacher": "tiny_networks:staged_teacher",
+        "teacher_weights": "random",
+        "epochs": 2,
+        "batch_size": 64,
+        "lr": 0.02,
+        "validation": 0.95,
+        "cpu": True,
+        "out": str(out),
+    }
+    return DistillConfig(**{**options, **changes})
+
+
+def flat(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 28 * 28, num_classes))
+
+
+def rows(folder):
+    return [json.loads(line)["train"] for line in folder.metrics.read_text().splitlines()]
+
+
+def weights(folder):
+    return read_state_dict(folder.path / "student.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("loss", "added"),
+    [
+        ("CMKD", {"name": "KD"}),
+        ("CMKD", {"name": "DKD"}),
+        ("CMKD", {"name": "FitNet"}),
+        ("CMKD", {"name": "RKD"}),
+        ("CMKD", CRD),
+        ("CMKD", {"name": "ReviewKD"}),
+        ("SRRL", {"name": "OFD"}),
+    ],
+)
+def test_a_sum_of_methods_trains_and_leaves_the_student_alone(tmp_path, loss, added):
+    folder = distill(config(tmp_path / "run", loss={"name": loss}, with_=[added]), progress=False)
+    first, last = rows(folder)
+    name = added["name"]
+    assert {"task", "distillation", name} <= last.keys()
+    total = last["task"] + last["distillation"] + last[name]
+    assert last["loss"] == pytest.approx(total, rel=1e-4)
+    assert last["loss"] < first["loss"]
+    assert weights(folder).keys() == tiny_networks.staged(10).state_dict().keys()
+    assert folder.read_config()["with"][0]["name"] == name
+
+
+def test_a_run_that_was_stopped_ends_the_same(tmp_path, monkeypatch):
+    """Projectors and their momentum, banks, labels and the place in the random draws are all in the state."""
+    many = [CRD, {"name": "ReviewKD"}, {"name": "OFD", "weight": 0.01}]
+    whole = distill(config(tmp_path / "whole", with_=many), progress=False)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    steps = iter(range(1000))
+    step_of = loop_module.Progress.step
+
+    def step(self, epoch, batch, meters):
+        if next(steps) in (3, 10):
+            signal.raise_signal(signal.SIGINT)
+        step_of(self, epoch, batch, meters)
+
+    monkeypatch.setattr(loop_module.Progress, "step", step)
+    try:
+        for _ in range(2):
+            with pytest.raises(Interrupted):
+                distill(config(tmp_path / "stopped", with_=many), progress=False)
+        stopped = distill(config(tmp_path / "stopped", with_=many), progress=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    expected = weights(whole)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(stopped).items())
+    assert rows(stopped) == rows(whole)
+
+
+def test_what_is_learnt_starts_alike_and_the_student_too(tmp_path):
+    """Another method beside it changes neither the student's first weights nor the order of the images."""
+    alone = distill(config(tmp_path / "alone", epochs=1, lr=1e-9), progress=False)
+    beside = distill(config(tmp_path / "beside", epochs=1, lr=1e-9, with_=[{"name": "VID"}]), progress=False)
+    assert rows(beside)[0]["task"] == pytest.approx(rows(alone)[0]["task"], rel=1e-5)
+
+
+def test_layers_by_name(tmp_path):
+    layers = {"student_layers": ["first.0"], "teacher_layers": ["first:preactivation"]}
+    named = [{"name": "FitNet", **layers}, {"name": "AT", "weight": 10.0}]
+    folder = distill(config(tmp_path / "run", epochs=1, with_=named), progress=False)
+    assert rows(folder)[0]["AT"] > 0
+    assert folder.read_config()["with"][0]["student_layers"] == ["first.0"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cache": "logits"}, r"FitNet compares features.*leave --cache out"),
+        ({"compile": "default"}, r"FitNet looks into the networks by hooks.*--compile"),
+        ({"fsdp": True}, r"--fsdp"),
+        ({"teacher": f"{__name__}:flat"}, r"found no stages.*teacher_layers of the method"),
+        ({"with_": [{"name": "FitNet", "wieght": 1.0}]}, r"loss 'FitNet'.*wieght"),
+        ({"with_": [{"name": "FitNte"}]}, r"did you mean 'FitNet'"),
+        ({"with_": [{"weight": 1.0}]}, r"no 'name'"),
+        ({"with_": [{"name": "AT", "student_layers": ["first", "second", "pool"]}]}, r"in pairs"),
+        ({"with_": [{"name": "SP", "student_layers": ["frist"]}]}, r"'frist'; did you mean 'first"),
+        ({"with_": [{"name": "FSP", "student_layers": ["pool"], "teacher_layers": ["pool"]}]}, "two or more"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_written(tmp_path, changes, words):
+    with pytest.raises(InputError, match=words):
+        distill(config(tmp_path / "run", **{"with_": [{"name": "FitNet"}], **changes}), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_terms_of_one_kind_are_told_apart():
+    objective = Objective(RKDLoss(), added=[FitNetLoss(), FitNetLoss(), RKDLoss()])
+    assert [name for name, _ in objective.terms()] == ["distillation", "FitNet", "FitNet_2", "RKD"]
