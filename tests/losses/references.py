@@ -50,7 +50,7 @@ def mlkd(student, teacher, temperatures, weights):
 
 
 def nkd(student, teacher, target, temperature, gamma):
-    """Yang et al. 2023, section 3.1, per row."""
+    """Yang et al. 2023, per row."""
     values = []
     for s, t, label in zip(student, teacher, target, strict=True):
         value = -softmax(t)[label] * np.log(softmax(s)[label])

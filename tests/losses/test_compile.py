@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cmkd.losses import CMKDLoss, available, cmkd_loss
+from cmkd.losses import CMKDLoss, CTKDLoss, KDLoss, available, cmkd_loss
 
 WHOLE = [kind() for kind in available().values()] + [CMKDLoss(intra_weight=0.5)]
 
@@ -12,6 +12,16 @@ def test_compiles_without_graph_breaks(distill, make_case):
     case = make_case(samples=4, classes=6)
     compiled = torch.compile(distill, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(*case), distill(*case))
+
+
+@pytest.mark.parametrize("distill", [CTKDLoss(), KDLoss()], ids=lambda kind: type(kind).__name__)
+def test_a_last_batch_that_is_smaller_compiles_too(distill, make_case):
+    """With a batch size that the compiler no longer knows."""
+    torch.compiler.reset()
+    compiled = torch.compile(distill, backend="eager", fullgraph=True)
+    for samples in (8, 4):
+        case = make_case(samples=samples, classes=6)
+        torch.testing.assert_close(compiled(*case), distill(*case))
 
 
 def test_l2_compiles_with_breaks(make_case):

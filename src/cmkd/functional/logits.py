@@ -42,7 +42,7 @@ def check_logits(
     _check_tensor("teacher", teacher)
     _check_match(student, teacher)
     if target is not None:
-        _check_target(target, torch.Size((student.shape[0], *student.shape[2:])), student)
+        _check_target(target, (student.shape[0], *student.shape[2:]), student)
     valid = None if mask is None else _class_mask(mask, student)
     if student.device.type == "cpu" and not is_traced():
         _check_values("student", student, valid)
@@ -106,7 +106,7 @@ def _check_match(student: Tensor, teacher: Tensor) -> None:
         )
 
 
-def _check_target(target: object, shape: torch.Size, logits: Tensor) -> None:
+def _check_target(target: object, shape: tuple[int, ...], logits: Tensor) -> None:
     if not isinstance(target, Tensor) or target.dtype != torch.int64:
         given = f"dtype {target.dtype}" if isinstance(target, Tensor) else f"type {type(target).__name__}"
         raise InputError(
@@ -116,7 +116,7 @@ def _check_target(target: object, shape: torch.Size, logits: Tensor) -> None:
     if target.shape != shape:
         raise InputError(
             f"target has shape {tuple(target.shape)}: logits of shape {tuple(logits.shape)} need class"
-            f" indices of shape {tuple(shape)}."
+            f" indices of shape {shape}."
         )
     if target.device != logits.device:
         raise InputError(f"target is on {target.device}, logits on {logits.device}: move one of them.")

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from cmkd.errors import InputError, unknown_name
@@ -25,7 +24,7 @@ class Rows(NamedTuple):
     """(M, C), of the same dtype, detached."""
     target: Tensor | None
     """(M,) int64."""
-    shape: torch.Size
+    shape: tuple[int, ...]
     """(N, *): what a value per row is folded back to."""
 
 
@@ -82,11 +81,11 @@ def flatten(
         student=student,
         teacher=teacher,
         target=None if target is None else target.reshape(-1),
-        shape=torch.Size((student_logits.shape[0], *student_logits.shape[2:])),
+        shape=(student_logits.shape[0], *student_logits.shape[2:]),
     )
 
 
-def reduce(values: Tensor, shape: torch.Size, reduction: Reduction) -> Tensor:
+def reduce(values: Tensor, shape: tuple[int, ...], reduction: Reduction) -> Tensor:
     """Reduce one value per row: (M,) to a scalar, or to (N, *) for `"none"`."""
     if reduction == "mean":
         return values.mean()

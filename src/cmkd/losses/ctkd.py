@@ -82,8 +82,8 @@ class CTKDLoss(DistillationLoss):
     parameter $\theta$ for all samples, whose gradient is reversed and multiplied by $\lambda$, so that the
     optimizer of the student moves it towards a larger loss. The curriculum is
     $\lambda = \frac 1 2 (1 - \cos(\pi \min(e, E) / E))$ after $e$ epochs: Li et al. 2023, Curriculum
-    Temperature for Knowledge Distillation (arXiv 2211.16231), the global version. The other, in which a small
-    network predicts a temperature for every sample, is not offered.
+    Temperature for Knowledge Distillation (arXiv 2211.16231), eq. 3, 8 and 11, with the global temperature.
+    The version in which a small network predicts a temperature for every sample is not offered.
 
     `set_epoch` sets $\lambda$, at any fraction of an epoch; the published code keeps it over each epoch at
     the value of its end. Before the first call, and in a loop without any, it is 1, which is no curriculum.

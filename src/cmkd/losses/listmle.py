@@ -28,9 +28,9 @@ def listmle_loss(
 
     $\pi$ lists the classes from the teacher's first to its last: the negative logarithm of the probability
     that this order is drawn, if one class after the other is drawn by the softmax over those that are left.
-    Xia et al. 2008, Listwise Approach to Learning to Rank (ICML), section 4.2, with the teacher's order for
-    the ground truth. The sum over the C positions is theirs; its weight, and cross-entropy with weight 1
-    beside it, are ours: with 100 classes the gradients are then about as large as those of DKD and MLKD.
+    Xia et al. 2008, Listwise Approach to Learning to Rank (ICML), with the teacher's order for the ground
+    truth. The sum over the C positions is theirs; its weight, and cross-entropy with weight 1 beside it, are
+    ours: with 100 classes the gradients are then about as large as those of DKD and MLKD.
 
     Classes that the teacher ties, as half precision does to many, all have each other among those that are
     left, which makes the loss independent of the order in which they are stored; a constant teacher draws the

@@ -37,13 +37,12 @@ def mlkd_loss(
     - $L_{batch} = \|P_t P_t^\top - P_s P_s^\top\|_F^2 / M$ compares how samples resemble each other,
     - $L_{class} = \|P_t^\top P_t - P_s^\top P_s\|_F^2 / C$ how classes go together.
 
-    Jin et al. 2023, Multi-Level Logit Distillation (CVPR), section 3. The sum, as in the paper and in its
-    code, with the code's weight 0.9 beside 0.1 of cross-entropy. Left out are two things of that code. It
-    multiplies most of its terms by the share of samples, or classes, that a confidence threshold keeps, which
-    is one half by construction: the masks come after the mean over the batch, so nothing is selected. And it
-    feeds a weakly and a strongly augmented view of every image and adds up the losses of both: views are for
-    the data, and a loss on logits takes those that it is given, for two views one after the other along the
-    batch.
+    Jin et al. 2023, Multi-Level Logit Distillation (CVPR), with the numbers of the published code: these
+    temperatures, weight 0.9 for every level, 0.1 for cross-entropy. Left out are two things of that code. It
+    multiplies most of its terms by the share of samples, or of classes, below the median confidence, about
+    one half: its masks come after the mean over the batch, and so select nothing. And it feeds a weakly and a
+    strongly augmented view of every image, and adds up the losses of both: views are for the data to make,
+    and a loss on logits takes what it is given.
 
     Args:
         student_logits: (N, C) or (N, C, *); positions count as samples.

@@ -26,7 +26,7 @@ def nkd_loss(
 
     $T$ and $S$ are the softmax probabilities of teacher and student, $t$ is the target; $\hat T$ and $\hat S$
     are those of the other classes alone, at temperature $\lambda$, so that they sum to 1 on both sides: Yang
-    et al. 2023, From Knowledge Distillation to Self-Knowledge Distillation (arXiv 2303.13005), section 3.1.
+    et al. 2023, From Knowledge Distillation to Self-Knowledge Distillation (arXiv 2303.13005), as NKD.
     Cross-entropies, as in the paper, and no divergences: the loss of a perfect student is not zero, though
     the gradient of its second part is.
 
