@@ -123,6 +123,20 @@ def test_rule_for_networks_of_ones_own():
     assert feature_layers(Own()) == FeatureLayers(("stem", "body.1", "body.3"), "head:input", "head")
 
 
+@pytest.mark.parametrize(("side", "stages"), [(16, ("1",)), (8, ("1", "3"))])
+def test_dropout_and_pooling_that_changes_nothing_end_no_stage(side, stages):
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Dropout2d(),
+        nn.AdaptiveAvgPool2d(side),
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(4 * side * side, 3),
+    )
+    assert feature_layers(network) == FeatureLayers(stages, "4", "6")
+
+
 class Wrapped(nn.Module):
     def __init__(self, network):
         super().__init__()

@@ -40,16 +40,17 @@ class GroupedUnit(nn.Module):
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, made, 1, groups=groups, bias=False)
         self.bn3 = nn.BatchNorm2d(made)
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features `(N, in_width, H, W)` to `(N, width, H / stride, W / stride)`."""
-        out = _shuffle(F.relu(self.bn1(self.conv1(x))), self.groups)
+        out = _shuffle(self.relu(self.bn1(self.conv1(x))), self.groups)
         # The paper's figure has no ReLU after the middle convolution; the published codes do.
-        out = F.relu(self.bn2(self.conv2(out)))
+        out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         if self.stride == 2:
-            return F.relu(torch.cat([out, F.avg_pool2d(x, 3, stride=2, padding=1)], 1))
-        return F.relu(out + x)
+            return self.relu(torch.cat([out, F.avg_pool2d(x, 3, stride=2, padding=1)], 1))
+        return self.relu(out + x)
 
 
 class ShuffleNetV1(nn.Module):
@@ -67,6 +68,7 @@ class ShuffleNetV1(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, _STEM, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(_STEM)
+        self.relu = nn.ReLU(inplace=True)
         self.layer1 = _grouped_stage(_STEM, 240, units=4)
         self.layer2 = _grouped_stage(240, 480, units=8)
         self.layer3 = _grouped_stage(480, 960, units=4)
@@ -75,7 +77,7 @@ class ShuffleNetV1(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised images `(N, 3, H, W)` of any size to logits `(N, num_classes)`."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn1(self.conv1(x)))
         return self.linear(self.avgpool(self.layer3(self.layer2(self.layer1(x)))).flatten(1))
 
 
@@ -96,13 +98,14 @@ class SplitUnit(nn.Module):
         self.bn2 = nn.BatchNorm2d(half)
         self.conv3 = nn.Conv2d(half, half, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(half)
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features `(N, width, H, W)` to the same shape."""
         untouched, out = x.chunk(2, dim=1)
-        out = F.relu(self.bn1(self.conv1(out)))
+        out = self.relu(self.bn1(self.conv1(out)))
         out = self.bn2(self.conv2(out))
-        out = F.relu(self.bn3(self.conv3(out)))
+        out = self.relu(self.bn3(self.conv3(out)))
         return _shuffle(torch.cat([untouched, out], 1), 2)
 
 
@@ -122,12 +125,13 @@ class DownUnit(nn.Module):
         self.bn4 = nn.BatchNorm2d(half)
         self.conv5 = nn.Conv2d(half, half, 1, bias=False)
         self.bn5 = nn.BatchNorm2d(half)
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features `(N, in_width, H, W)` to `(N, width, H / 2, W / 2)`."""
-        left = F.relu(self.bn2(self.conv2(self.bn1(self.conv1(x)))))
-        right = F.relu(self.bn3(self.conv3(x)))
-        right = F.relu(self.bn5(self.conv5(self.bn4(self.conv4(right)))))
+        left = self.relu(self.bn2(self.conv2(self.bn1(self.conv1(x)))))
+        right = self.relu(self.bn3(self.conv3(x)))
+        right = self.relu(self.bn5(self.conv5(self.bn4(self.conv4(right)))))
         return _shuffle(torch.cat([left, right], 1), 2)
 
 
@@ -146,6 +150,7 @@ class ShuffleNetV2(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, _STEM, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(_STEM)
+        self.relu = nn.ReLU(inplace=True)
         self.layer1 = _split_stage(_STEM, 116, units=4)
         self.layer2 = _split_stage(116, 232, units=8)
         self.layer3 = _split_stage(232, 464, units=4)
@@ -156,9 +161,9 @@ class ShuffleNetV2(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised images `(N, 3, H, W)` of any size to logits `(N, num_classes)`."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
         return self.linear(self.avgpool(x).flatten(1))
 
 
