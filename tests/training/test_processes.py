@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -189,6 +190,24 @@ def test_a_process_that_dies_ends_all_and_its_run_goes_on(tmp_path, runs):
     for status, _, errors in finish(start(distill, port=free_port())):
         assert status == 0, errors
     assert difference(weights(tmp_path / "run"), weights(runs / "long")) == 0
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs namespaces")
+def test_two_hosts(tmp_path, runs):
+    command = ["unshare", "--map-root-user", "--net", "sh", str(TESTS / "two_hosts.sh")]
+    given = {name: value for name, value in options("", **STATEFUL).items() if name != "out"}
+    command += [str(tmp_path / "first"), str(tmp_path / "second"), *words(**given)]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=TESTS, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    if done.returncode in (1, 77) and not (tmp_path / "first").exists():
+        pytest.skip(f"no namespaces here: {done.stderr}")
+    assert done.returncode == 0, done.stderr
+    assert difference(weights(tmp_path / "first"), weights(runs / "whole")) == 0
+    assert not (tmp_path / "second").exists()  # only the first process writes
+    assert done.stdout.count("run folder") == 1
 
 
 def test_what_is_wrong_is_said_once(tmp_path):
