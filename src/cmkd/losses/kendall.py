@@ -17,6 +17,7 @@ from cmkd.losses.base import DistillationLoss, check_choice, check_number, flatt
 
 # Classes whose pairs are computed at a time: of few, few pairs are counted twice.
 _BLOCK = 32
+_FARTHEST = 1e38
 
 
 def kendall_loss(
@@ -114,11 +115,12 @@ def _in_blocks(
     """Compute the smooth tau of every row and, if asked, its gradient, on few pairs at a time."""
     samples, classes = student.shape
     tau, slope = student.new_zeros(samples), torch.zeros_like(student) if gradient else None
+    # The product may overflow, and a difference of two infinities would be none.
+    scaled = [(steepness * x).clamp(-_FARTHEST, _FARTHEST) for x in (student, teacher)]
     limit = CHUNK if student.device.type == "cpu" else CHUNK_ON_ACCELERATOR
     for rows, block in _blocks(samples, classes, limit):
         mine, theirs = (
-            (x[rows, block].unsqueeze(2) - x[rows, block.start :].unsqueeze(1)).mul_(steepness).tanh_()
-            for x in (student, teacher)
+            (x[rows, block].unsqueeze(2) - x[rows, block.start :].unsqueeze(1)).tanh_() for x in scaled
         )
         # Classes are paired with those of their own block and of all later ones: the former twice.
         theirs[:, :, : block.stop - block.start] *= 0.5
