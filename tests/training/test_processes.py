@@ -91,6 +91,19 @@ def scores(folder):
 STATEFUL = {"student": "tiny_networks:student", "ema_decay": 0.9, "seed": 1}
 LONG = {**STATEFUL, "epochs": 12, "checkpoint_seconds": 0.1}
 INTRA = {"name": "DIST"}
+# Two that compare images with each other, one with a memory, and one that looks at each image alone.
+FEATURES = {
+    "student": "tiny_networks:staged",
+    "teacher": "tiny_networks:staged_teacher",
+    "batch_size": 64,
+    "validation": 0.95,
+    "with_": [
+        {"name": "RKD"},
+        {"name": "CC"},
+        {"name": "CRD", "negatives": 64},
+        {"name": "AT", "weight": 10.0},
+    ],
+}
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +114,7 @@ def runs(tmp_path_factory):
         {"options": options(folder / "copied")},
         {"options": options(folder / "apart"), "across_batch": False},
         {"options": options(folder / "dist", loss=INTRA)},
+        {"options": options(folder / "features", **FEATURES)},
         {"options": options(folder / "sharded", fsdp=True)},
         {"options": options(folder / "sharded-stopped", fsdp=True), "stop": [1, 7]},
         {"options": options(folder / "sharded-stopped", fsdp=True)},
@@ -123,10 +137,14 @@ def alone(tmp_path_factory):
         patch.syspath_prepend(str(TESTS))
         distill(DistillConfig(**options(folder / "copied")), progress=False)
         distill(DistillConfig(**options(folder / "dist", loss=INTRA)), progress=False)
+        distill(DistillConfig(**options(folder / "features", **FEATURES)), progress=False)
     return folder
 
 
-@pytest.mark.parametrize(("run", "like"), [("copied", "copied"), ("dist", "dist"), ("sharded", "copied")])
+@pytest.mark.parametrize(
+    ("run", "like"),
+    [("copied", "copied"), ("dist", "dist"), ("features", "features"), ("sharded", "copied")],
+)
 def test_the_student_is_that_of_one_process(runs, alone, run, like):
     assert difference(weights(runs / run), weights(alone / like)) < 2e-6
     for row, expected in zip(scores(runs / run), scores(alone / like), strict=True):

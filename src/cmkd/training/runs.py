@@ -121,6 +121,7 @@ def _run(
                 objective, student, live, loaders["train"], data, accelerator=accelerator, seed=config.seed
             )
         objective.share_batches(processes)
+    processes.same_buffers(objective)  # each has measured the teacher on its own part of the first batch
 
     with contextlib.ExitStack() as held:
         with processes.together():

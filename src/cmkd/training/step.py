@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from cmkd.losses.features import Outputs
 from cmkd.models.capture import Capture
@@ -78,6 +79,10 @@ class Trained:
     def _prepare(
         self, config: RunConfig, accelerator: Accelerator, unused_parameters: bool
     ) -> tuple[Callable[..., tuple[Tensor, Tensor, dict[str, Tensor]]], AcceleratedOptimizer]:
+        # They are alike in all processes, or are made so after an epoch as those of the student are, and a
+        # memory bank is too large to be sent around in every step.
+        buffers = [name for name, _ in self.step.named_buffers() if name.startswith("objective.")]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.step, buffers)
         accelerator.ddp_handler = DistributedDataParallelKwargs(
             gradient_as_bucket_view=True, find_unused_parameters=unused_parameters
         )

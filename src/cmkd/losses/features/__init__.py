@@ -16,14 +16,14 @@ Each is called as `loss(student, teacher, target, indices)` with the `Outputs` t
 """
 
 from cmkd.losses.features.at import ATLoss
-from cmkd.losses.features.base import FeatureBatch, FeatureLoss, Trial
+from cmkd.losses.features.base import FeatureLoss
 from cmkd.losses.features.cc import CCLoss
 from cmkd.losses.features.crd import CRDLoss
 from cmkd.losses.features.fitnet import FitNetLoss
 from cmkd.losses.features.fsp import FSPLoss
 from cmkd.losses.features.nst import NSTLoss
 from cmkd.losses.features.ofd import OFDLoss
-from cmkd.losses.features.outputs import NetworkLayers, Outputs
+from cmkd.losses.features.outputs import FeatureBatch, NetworkLayers, Outputs, Trial
 from cmkd.losses.features.pkt import PKTLoss
 from cmkd.losses.features.reviewkd import ReviewKDLoss
 from cmkd.losses.features.rkd import RKDLoss

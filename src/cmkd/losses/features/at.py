@@ -6,7 +6,8 @@ from torch import Tensor
 
 from cmkd.errors import InputError
 from cmkd.losses.base import check_number
-from cmkd.losses.features.base import FeatureBatch, FeatureLoss
+from cmkd.losses.features.base import FeatureLoss
+from cmkd.losses.features.outputs import FeatureBatch
 from cmkd.losses.features.shaping import to_common_size, unit
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,35 +10,8 @@ from torch import Tensor, nn
 from cmkd.errors import InputError
 from cmkd.functional.precision import as_float, full_precision
 from cmkd.losses.base import check_number
-from cmkd.losses.features.outputs import NetworkLayers, Outputs
+from cmkd.losses.features.outputs import FeatureBatch, NetworkLayers, Outputs, Trial
 from cmkd.losses.method import DistillationMethod
-
-
-class Trial(NamedTuple):
-    """What a method may look at when it makes its learnable parts."""
-
-    student: list[Tensor]
-    """Features of the student on a trial batch, one tensor per layer."""
-    teacher: list[Tensor]
-    """Those of the teacher, paired with them."""
-    num_samples: int | None
-    """Training images, if known."""
-    num_classes: int
-    classifier: nn.Module | None
-    """The last layer of the teacher, if given."""
-
-
-class FeatureBatch(NamedTuple):
-    """Checked input of a loss on features, in float32 or float64."""
-
-    student: list[Tensor]
-    """One tensor per layer: (N, C, H, W), (N, T, D) or (N, D)."""
-    teacher: list[Tensor]
-    """Paired with them, detached."""
-    target: Tensor | None
-    """(N,) int64."""
-    indices: Tensor | None
-    """(N,) int64: which images of the training data these are."""
 
 
 class FeatureLoss(DistillationMethod):

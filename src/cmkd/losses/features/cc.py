@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from cmkd.errors import InputError
-from cmkd.losses.features.base import FeatureBatch, FeatureLoss, Trial
-from cmkd.losses.features.outputs import NetworkLayers
+from cmkd.losses.features.base import FeatureLoss
+from cmkd.losses.features.outputs import FeatureBatch, NetworkLayers, Trial
 
 
 class CCLoss(FeatureLoss):

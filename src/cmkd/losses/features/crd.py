@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from cmkd.errors import InputError
 from cmkd.losses.base import check_number
-from cmkd.losses.features.base import FeatureBatch, FeatureLoss, Trial
-from cmkd.losses.features.outputs import NetworkLayers
+from cmkd.losses.features.base import FeatureLoss
+from cmkd.losses.features.outputs import FeatureBatch, NetworkLayers, Trial
 from cmkd.losses.features.shaping import unit
 
 # Up to so many images for each negative, scoring all of them takes less memory than copying those drawn.
@@ -50,6 +50,10 @@ class CRDLoss(FeatureLoss):
     """
 
     needs_indices = True
+    student_bank: Tensor
+    teacher_bank: Tensor
+    labels: Tensor
+    log_z: Tensor
 
     def __init__(
         self,
@@ -95,11 +99,6 @@ class CRDLoss(FeatureLoss):
         self.register_buffer("labels", torch.full((trial.num_samples,), -1))
         self.register_buffer("log_z", torch.full((2,), -math.inf))
         self._seed, self._step = int(torch.randint(2**62, ())), 0
-
-    student_bank: Tensor
-    teacher_bank: Tensor
-    labels: Tensor
-    log_z: Tensor
 
     def get_extra_state(self) -> Tensor:
         """Return the place in the sequence of random draws, which is kept off the device."""
@@ -162,14 +161,18 @@ class CRDLoss(FeatureLoss):
             others = anchors @ bank.T / self.temperature
         else:
             others = (bank[drawn] @ anchors.unsqueeze(2)).squeeze(2) / self.temperature
-        with torch.no_grad():
-            seen = torch.cat([own, others + counts.log()], dim=1)
-            mean = seen.logsumexp((0, 1)) - math.log(len(anchors) * (self.negatives + 1))
-            log_z = torch.where(self.log_z[side].isinf(), mean + math.log(len(bank)), self.log_z[side])
+        log_z = self.log_z[side] if self._step > 0 else self._first_log_z(own, others, counts)
         # The published code adds 1e-7 to each denominator; logarithms need no such help.
         shift = log_z + math.log(self.negatives / len(bank))
         loss = F.softplus(shift - own).squeeze(1) + (counts * F.softplus(others - shift)).sum(1)
         return loss.mean(), log_z
+
+    @torch.no_grad()
+    def _first_log_z(self, own: Tensor, others: Tensor, counts: Tensor) -> Tensor:
+        """Return the logarithm of M times the mean of what the first batch has for `exp(v m / tau)`."""
+        exponents = torch.cat([own, others + counts.log()], dim=1)
+        count = len(own) * (self.negatives + 1)
+        return exponents.logsumexp((0, 1)) + math.log(len(self.labels) / count)
 
     @torch.no_grad()
     def _remember(self, indices: Tensor, student: Tensor, teacher: Tensor, target: Tensor | None) -> None:

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmkd.errors import InputError
-from cmkd.losses.features.base import FeatureBatch, FeatureLoss, Trial
+from cmkd.losses.features.base import FeatureLoss
+from cmkd.losses.features.outputs import FeatureBatch, Trial
 from cmkd.losses.features.shaping import as_map, to_common_size
 
 

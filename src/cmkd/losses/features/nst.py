@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cmkd.losses.features.base import FeatureBatch, FeatureLoss
+from cmkd.losses.features.base import FeatureLoss
+from cmkd.losses.features.outputs import FeatureBatch
 from cmkd.losses.features.shaping import to_common_size, unit
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from cmkd.losses.features.base import FeatureBatch, FeatureLoss, Trial
-from cmkd.losses.features.outputs import NetworkLayers
+from cmkd.losses.features.base import FeatureLoss
+from cmkd.losses.features.outputs import FeatureBatch, NetworkLayers, Trial
 from cmkd.losses.features.shaping import as_map, pool_to
 
 

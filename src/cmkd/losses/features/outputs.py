@@ -1,11 +1,11 @@
-"""What a loss on features reads: the logits of a network and the activations on the way to them."""
+"""What a loss on features reads: the logits of both networks and the activations on the way to them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Outputs(NamedTuple):
@@ -41,3 +41,30 @@ class NetworkLayers(Protocol):
     def classifier(self) -> str:
         """The last linear layer."""
         ...
+
+
+class Trial(NamedTuple):
+    """What a method may look at when it makes its learnable parts."""
+
+    student: list[Tensor]
+    """Features of the student on a trial batch, one tensor per layer."""
+    teacher: list[Tensor]
+    """Those of the teacher, paired with them."""
+    num_samples: int | None
+    """Training images, if known."""
+    num_classes: int
+    classifier: nn.Module | None
+    """The last layer of the teacher, if given."""
+
+
+class FeatureBatch(NamedTuple):
+    """Checked input of a loss on features, in float32 or float64."""
+
+    student: list[Tensor]
+    """One tensor per layer: (N, C, H, W), (N, T, D) or (N, D)."""
+    teacher: list[Tensor]
+    """Paired with them, detached."""
+    target: Tensor | None
+    """(N,) int64."""
+    indices: Tensor | None
+    """(N,) int64: which images of the training data these are."""

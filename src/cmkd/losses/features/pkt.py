@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from cmkd.losses.features.base import FeatureBatch, FeatureLoss
-from cmkd.losses.features.outputs import NetworkLayers
+from cmkd.losses.features.base import FeatureLoss
+from cmkd.losses.features.outputs import FeatureBatch, NetworkLayers
 from cmkd.losses.features.shaping import unit
 
 # As published: keeps the logarithm of two opposite embeddings finite.

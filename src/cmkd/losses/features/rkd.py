@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from cmkd.losses.base import check_number
-from cmkd.losses.features.base import FeatureBatch, FeatureLoss
-from cmkd.losses.features.outputs import NetworkLayers
+from cmkd.losses.features.base import FeatureLoss
+from cmkd.losses.features.outputs import FeatureBatch, NetworkLayers
 from cmkd.losses.features.shaping import unit, without_scale
 
 # Differences of embeddings that are held at once; beyond it, angles are computed anew in the backward pass.

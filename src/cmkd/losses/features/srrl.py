@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmkd.errors import InputError
-from cmkd.losses.features.base import FeatureBatch, FeatureLoss, Trial
-from cmkd.losses.features.outputs import NetworkLayers
+from cmkd.losses.features.base import FeatureLoss
+from cmkd.losses.features.outputs import FeatureBatch, NetworkLayers, Trial
 from cmkd.losses.features.shaping import as_map
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from cmkd.errors import InputError
 from cmkd.losses.base import check_number
-from cmkd.losses.features.base import FeatureBatch, FeatureLoss, Trial
+from cmkd.losses.features.base import FeatureLoss
+from cmkd.losses.features.outputs import FeatureBatch, Trial
 from cmkd.losses.features.shaping import to_common_size
 
 # Keeps the variance away from zero, as published.
