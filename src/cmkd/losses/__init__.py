@@ -12,7 +12,7 @@ Each is a function and a thin module, called as `loss(student_logits, teacher_lo
         loss = F.cross_entropy(logits, target) + distill(logits, teacher_logits, target)
 
 A loss is the distillation term alone; `loss.task_weight` is the weight its paper gives to the
-cross-entropy beside it (1 for all but KD).
+cross-entropy beside it (1 for all but KD, CTKD and MLKD).
 """
 
 from cmkd.functional.logits import Reduction

@@ -10,6 +10,7 @@ from cmkd.functional.precision import full_precision
 from cmkd.losses.base import DistillationLoss, check_choice, check_number, flatten, reduce
 from cmkd.losses.cmkd_options import PearsonInput
 
+# Not by get_args, which the compilers of older torch do not trace.
 _INPUTS = ("zscore", "softmax", "logits")
 
 
