@@ -63,22 +63,29 @@ def test_parameters_published_by_zagoruyko_and_komodakis(name, millions):
     assert count_parameters(on_meta(name, 10)) == pytest.approx(millions * 1e6, abs=0.06e6)
 
 
+def of_repdistiller(state):
+    return {"epoch": 240, "model": state, "best_acc": torch.tensor(72.5), "optimizer": {"lr": 0.05}}
+
+
+def of_mdistiller(state):
+    return {"epoch": 240, "model": {f"module.student.{key}": tensor for key, tensor in state.items()}}
+
+
+def with_numpys_accuracy(state):
+    return {"model": state, "accuracy": np.float64(72.5)}
+
+
 @pytest.mark.parametrize(
-    "name", ["resnet8x4", "ResNet18", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2"]
-)
-@pytest.mark.parametrize(
-    "content",
+    ("name", "content"),
     [
-        lambda state: {
-            "epoch": 240,
-            "model": state,
-            "best_acc": torch.tensor(72.5),
-            "optimizer": {"lr": 0.05},
-        },
-        lambda state: {"epoch": 240, "model": {f"module.{key}": v for key, v in state.items()}},
-        lambda state: {"model": state, "accuracy": np.float64(72.5)},
+        ("resnet8x4", of_mdistiller),
+        ("ResNet18", of_repdistiller),
+        ("wrn_16_2", of_repdistiller),
+        ("vgg8", with_numpys_accuracy),
+        ("MobileNetV2", of_repdistiller),
+        ("ShuffleV1", of_mdistiller),
+        ("ShuffleV2", with_numpys_accuracy),
     ],
-    ids=["RepDistiller", "mdistiller in parallel", "accuracy from NumPy"],
 )
 def test_published_checkpoints_load(tmp_path, name, content):
     layout, _ = PUBLISHED[name]
