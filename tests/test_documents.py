@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,6 +60,43 @@ def test_the_method_of_the_contributing_page_is_found_by_name(tmp_path, monkeypa
         assert loss(student, teacher).item() == pytest.approx(2.0)  # ((1-3)^2 + 0) / 2
     finally:
         sys.modules.pop("cmkd.losses.mse", None)
+
+
+def test_the_loop_of_the_page_on_features_learns():
+    from cmkd.models import build
+
+    torch.manual_seed(0)
+    images = torch.randn(32, 3, 8, 8)
+    teacher, student = build("resnet14", 4).eval(), build("resnet8", 4)
+    target = teacher(images).argmax(1)
+    names = {
+        "teacher": teacher,
+        "student": student,
+        "images": images,
+        "dataset": images,
+        "loader": [(images, target, torch.arange(32))] * 8,
+    }
+    (loop,) = python_blocks("docs/features.md")
+    before = F.cross_entropy(student(images), target)
+    exec(loop, names)
+    assert F.cross_entropy(student(images), target) < before
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert not student._forward_hooks
+
+
+def test_the_table_of_the_page_on_features_is_right():
+    from cmkd.losses.discovery import available_on_features
+
+    text = (ROOT / "docs/features.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:2] == "| "
+    ]
+    table = {row[0]: row for row in rows[1:]}
+    methods = available_on_features()
+    assert table.keys() == methods.keys()
+    for name, (_, _, _, weight, _, across_batch) in table.items():
+        assert methods[name]().weight == float(weight), name
+        assert methods[name]().across_batch == (across_batch == "yes"), name
 
 
 @pytest.mark.parametrize("study", ["demo", "cifar100-resnet20-resnet8"])
