@@ -44,7 +44,7 @@ def test_crop_flip_equals_the_definition_pixel_by_pixel(images):
     indices = torch.arange(200, 206)
     result = augment(images[:6], indices, name="crop_flip", seed=3, view=5)
     draws = {
-        stream: uniform(indices, seed=3, view=5, stream=stream).tolist()
+        stream: uniform(indices, seed=3, view=5, streams=[stream])[0].tolist()
         for stream in (Stream.FLIP, Stream.TOP, Stream.LEFT)
     }
     for i in range(6):

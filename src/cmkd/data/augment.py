@@ -55,16 +55,14 @@ def augment(images: Tensor, indices: Tensor, *, name: str, seed: int, view: int)
     batch, channels, height, width = images.shape
     rows = torch.arange(height, device=images.device).expand(batch, height)
     columns = torch.arange(width, device=images.device).expand(batch, width)
-    mirrored = uniform(indices, seed=seed, view=view, stream=Stream.FLIP) < 0.5
-    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    streams = (Stream.FLIP, Stream.TOP, Stream.LEFT)[: 3 if name == "crop_flip" else 1]
+    draws = uniform(indices, seed=seed, view=view, streams=streams)[:, :, None]
+    columns = torch.where(draws[0] < 0.5, columns.flip(1), columns)
     if name == "crop_flip":
         pad = height // 8
         images = torch.nn.functional.pad(images, (pad, pad, pad, pad))
-        shifts = [
-            (uniform(indices, seed=seed, view=view, stream=stream) * (2 * pad + 1)).long()[:, None]
-            for stream in (Stream.TOP, Stream.LEFT)
-        ]
-        rows, columns = rows + shifts[0], columns + shifts[1]
+        top, left = (draws[1:] * (2 * pad + 1)).long()
+        rows, columns = rows + top, columns + left
     # One gather does shift and mirror together.
     pixels = (rows[:, :, None] * images.shape[-1] + columns[:, None, :]).view(batch, 1, height * width)
     gathered = images.flatten(2).gather(2, pixels.expand(batch, channels, -1))
@@ -83,7 +81,7 @@ def crop_draws(indices: Tensor, *, seed: int, view: int) -> Tensor:
         float32 `(B, 4)` in [0, 1): area, aspect ratio, vertical and horizontal position.
     """
     streams = (Stream.AREA, Stream.ASPECT, Stream.TOP, Stream.LEFT)
-    return torch.stack([uniform(indices, seed=seed, view=view, stream=stream) for stream in streams], dim=1)
+    return uniform(indices, seed=seed, view=view, streams=streams).T
 
 
 def crop_box(draws: Tensor, height: int, width: int) -> tuple[int, int, int, int]:
