@@ -96,3 +96,14 @@ def test_options_are_checked_before_anything_is_written(tmp_path):
     with pytest.raises(InputError, match="unknown loss"):
         distill(DistillConfig(**TAUGHT, loss={"name": "KDD"}, out=str(tmp_path / "run")), progress=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compiled_step_trains_as_the_plain_one(tmp_path):
+    common = {"model": "tiny_networks:steady", "epochs": 1, "lr": 0.01, "batch_size": 512, "validation": 0.0}
+    plain = train(TrainConfig(**common, out=str(tmp_path / "plain")), progress=False)
+    compiled = train(TrainConfig(**common, out=str(tmp_path / "compiled"), compile="default"), progress=False)
+    assert compiled.read_config()["compile"] == "default"
+    one, other = (read_state_dict(run.path / "student.safetensors") for run in (plain, compiled))
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5)

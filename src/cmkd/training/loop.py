@@ -123,8 +123,8 @@ def fit(
     with _stop_requests() as stop_requested, progress.run(config.epochs, steps_per_epoch, done=done):
         for epoch in range(position["epoch"], config.epochs):
             student.train()
+            started = time.monotonic()
             for batch in loader.epoch(epoch, start=position["batch"]):
-                started = time.monotonic()
                 step = epoch * steps_per_epoch + position["batch"]
                 for group in trained.optimizer.param_groups:
                     group["lr"] = learning_rate(step, steps_per_epoch, config)
@@ -146,14 +146,16 @@ def fit(
 
                 meters.add(loss.detach(), logits.detach(), batch.targets, parts)
                 position["batch"] += 1
-                position["seconds"] += time.monotonic() - started
+                now = time.monotonic()
+                position["seconds"] += now - started
+                started = now
                 progress.step(epoch, position["batch"], meters)
                 save_due = processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds
                 stop, save_now = processes.vote(stop_requested.is_set(), save_due)
                 if stop or save_now:
                     _refuse_divergence(meters, epoch, processes)
                     save()
-                    last_save = time.monotonic()
+                    last_save = started = time.monotonic()
                     if stop:
                         raise Interrupted
 

@@ -136,11 +136,13 @@ class Objective(nn.Module):
         batch = _Batch(_outputs(student), None if teacher is None else _outputs(teacher), target, indices)
         task = F.cross_entropy(batch.student.logits, target, label_smoothing=self.label_smoothing)
         parts = {"task": task.detach()}
-        total = self.task_weight * task
+        # Not a product with 1: torch.compile folds it into its factor, whose detached part then takes the
+        # gradient away from both (PyTorch 2.15).
+        total = task if self.task_weight == 1 else self.task_weight * task
         if batch.teacher is not None:
             for name, loss in self.terms():
                 value, reported = self._value(loss, batch)
-                parts |= {name: value.detach(), **reported}
+                parts = {**parts, name: value.detach(), **reported}
                 total = total + fade * value
         return total, parts
 
@@ -155,7 +157,9 @@ class Objective(nn.Module):
             return loss(student, teacher, target, indices), {}
         if loss is not self.distillation or not self._has_parts:
             return loss(student.logits, teacher.logits, target), {}
-        reported = loss(student.logits, teacher.logits, target, parts=True)._asdict()
+        said = loss(student.logits, teacher.logits, target, parts=True)
+        # _asdict, and _fields of a tuple, would break the graph on torch 2.6
+        reported = dict(zip(type(said)._fields, said, strict=True))
         value = reported.pop("loss")
         if sharing is not None:
             own = sharing.own_part

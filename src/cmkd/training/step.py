@@ -74,7 +74,7 @@ class Trained:
         self.scaler = accelerator.scaler
         self.run, self.optimizer = self._prepare(config, accelerator, unused_parameters)
         if config.compile is not None:
-            self.run = torch.compile(self.run, mode=config.compile)
+            self.run = _compiled(self.run, config.compile)
 
     def _prepare(
         self, config: RunConfig, accelerator: Accelerator, unused_parameters: bool
@@ -103,3 +103,14 @@ class Trained:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
+
+
+def _compiled(run: Callable[..., Any], mode: str) -> Callable[..., Any]:
+    compiled = torch.compile(run, mode=mode)
+
+    def step(*arguments: Any) -> Any:
+        # What a replayed graph returned before may be overwritten: the loop has read it.
+        torch.compiler.cudagraph_mark_step_begin()
+        return compiled(*arguments)
+
+    return step
