@@ -99,3 +99,11 @@ def test_defaults_are_filled_in_with_what_can_be_given_again():
     resolved = resolved_loss({"name": name}, build_loss({"name": name}))
     assert resolved == {"name": name, "alpha": 0.5}
     assert build_loss(resolved).temperature == 2.0
+
+
+def test_the_objective_compiles_without_graph_breaks(batch):
+    objective = Objective(CMKDLoss(), added=[KDLoss()])
+    value, parts = torch.compile(objective, backend="eager", fullgraph=True)(*batch)
+    expected, expected_parts = objective(*batch)
+    torch.testing.assert_close(value, expected)
+    assert parts.keys() == expected_parts.keys() >= {"task", "distillation", "pearson", "KD"}
