@@ -1,12 +1,14 @@
 """The Python in README and CONTRIBUTING runs, and does what the text says."""
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -116,3 +118,45 @@ def test_the_layers_of_the_page_on_networks_are_found():
     comments = re.findall(r"layers\.(\w+) +# (.+)", code)
     assert len(comments) == 3
     assert {name: repr(getattr(names["layers"], name)) for name, _ in comments} == dict(comments)
+
+
+def launched():
+    """Return the `accelerate launch` commands of the page on training, with their variables filled in."""
+    text = (ROOT / "docs/training.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    (manifest,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    (_, job) = yaml.safe_load_all(manifest)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    lines = [line for line in text.partition("```yaml")[0].splitlines() if "-m cmkd" in line]
+    for line in [*lines, *container["args"]]:
+        line = re.sub(r"\$\(\(.*?\)\)|\$SLURM\w+|\$JOB_\w+", "2", line).replace("$MAIN_ADDRESS", "10.0.0.1")
+        yield shlex.split(line.partition("accelerate launch ")[2].rstrip("'"))
+
+
+def test_the_commands_for_several_processes_have_options_that_exist():
+    from accelerate.commands.launch import launch_command_parser
+
+    from cmkd.cli_options import parse
+
+    seen = []
+    for command in launched():
+        given = launch_command_parser().parse_args(command)
+        assert given.module
+        assert given.multi_gpu
+        assert given.num_processes > 1
+        assert given.training_script == "cmkd"
+        verb, _ = parse(given.training_script_args)
+        seen.append((verb, given.num_machines))
+    assert seen == [("cache", None), ("distill", None), ("distill", 2), ("distill", 2), ("distill", 2)]
+
+
+def test_the_table_on_processes_comes_from_the_committed_result(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import processes
+
+    try:
+        text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+        assert processes.RESULT.exists()
+        assert processes.filled(text) == text
+    finally:
+        for name in ("processes", "ranking_machine", "written"):
+            sys.modules.pop(name, None)
