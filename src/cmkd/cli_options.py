@@ -227,13 +227,18 @@ def _added(group: list[str]) -> dict[str, Any]:
     """Return the specification of a method from its name and its options on the command line."""
     name, *options = group
     parser = _Parser(prog=f"cmkd distill --with {name}")
-    parser.add_class_arguments(_loss_class(name), as_group=False, skip={"reduction"})
+    kind = _loss_class(name)
+    parser.add_class_arguments(kind, as_group=False, skip={"reduction"})
+    if "weight" not in inspect.signature(kind).parameters:
+        parser.add_argument("--weight", type=float, default=1.0)
     parser.current = parser
     try:
         return {"name": name, **parser.parse_args(options).as_dict()}
     except InputError as error:
-        known = ", ".join(f"--with.{option}" for option in inspect.signature(losses.resolve(name)).parameters)
-        raise InputError(f"--with {name}: {error} Its options: {known}.") from error
+        known = dict.fromkeys([*inspect.signature(kind).parameters, "weight"])
+        known.pop("reduction", None)
+        listed = ", ".join(f"--with.{option}" for option in known)
+        raise InputError(f"--with {name}: {error} Its options: {listed}.") from error
 
 
 def _losses() -> list[str]:

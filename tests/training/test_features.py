@@ -120,6 +120,7 @@ def test_layers_by_name(tmp_path):
         ({"with_": [{"name": "FitNet", "wieght": 1.0}]}, r"loss 'FitNet'.*wieght"),
         ({"with_": [{"name": "FitNte"}]}, r"did you mean 'FitNet'"),
         ({"with_": [{"weight": 1.0}]}, r"no 'name'"),
+        ({"with_": [{"name": "KD", "weight": -1.0}]}, r"weight of KD is -1"),
         ({"with_": [{"name": "AT", "student_layers": ["first", "second", "pool"]}]}, r"in pairs"),
         ({"with_": [{"name": "SP", "student_layers": ["frist"]}]}, r"'frist'; did you mean 'first"),
         ({"with_": [{"name": "FSP", "student_layers": ["pool"], "teacher_layers": ["pool"]}]}, "two or more"),
@@ -132,5 +133,6 @@ def test_what_cannot_be_is_said_before_anything_is_written(tmp_path, changes, wo
 
 
 def test_terms_of_one_kind_are_told_apart():
-    objective = Objective(RKDLoss(), added=[FitNetLoss(), FitNetLoss(), RKDLoss()])
+    losses = [FitNetLoss(), FitNetLoss(), RKDLoss()]
+    objective = Objective(RKDLoss(), added=[(loss, 1.0) for loss in losses])
     assert [name for name, _ in objective.terms()] == ["distillation", "FitNet", "FitNet_2", "RKD"]

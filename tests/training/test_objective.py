@@ -5,7 +5,14 @@ from torch import nn
 
 from cmkd import CMKDLoss, KDLoss
 from cmkd.errors import InputError
-from cmkd.training.objective import Objective, build_loss, check_objective, made_up_batch, resolved_loss
+from cmkd.training.objective import (
+    Objective,
+    build_added,
+    build_loss,
+    check_objective,
+    made_up_batch,
+    resolved_loss,
+)
 
 
 @pytest.fixture
@@ -102,8 +109,19 @@ def test_defaults_are_filled_in_with_what_can_be_given_again():
 
 
 def test_the_objective_compiles_without_graph_breaks(batch):
-    objective = Objective(CMKDLoss(), added=[KDLoss()])
+    objective = Objective(CMKDLoss(), added=[(KDLoss(), 0.5)])
     value, parts = torch.compile(objective, backend="eager", fullgraph=True)(*batch)
     expected, expected_parts = objective(*batch)
     torch.testing.assert_close(value, expected)
     assert parts.keys() == expected_parts.keys() >= {"task", "distillation", "pearson", "KD"}
+
+
+def test_a_factor_for_a_loss_that_has_none(batch):
+    loss, factor = build_added({"name": "KD", "temperature": 2.0, "weight": 0.25})
+    value, parts = Objective(None, added=[(loss, factor)])(*batch)
+    expected = 0.25 * KDLoss(temperature=2.0)(*batch)
+    assert parts["KD"].item() == pytest.approx(expected.item())
+    assert value.item() == pytest.approx((F.cross_entropy(batch[0], batch[2]) + expected).item())
+    own = {"name": "FitNet", "weight": 3.0}
+    assert build_added(own)[0].weight == 3.0
+    assert build_added(own)[1] == 1.0

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cmkd import losses
 from cmkd.errors import InputError
+from cmkd.losses.base import check_number
 from cmkd.losses.features import FeatureLoss, Outputs
 from cmkd.training.processes import Processes
 
@@ -48,14 +49,30 @@ def resolved_loss(spec: dict[str, Any], loss: nn.Module) -> dict[str, Any]:
     return {"name": spec["name"], **{name: options[name] for name in options if name in accepted}, **spec}
 
 
+def build_added(spec: dict[str, Any]) -> tuple[nn.Module, float]:
+    """Return a loss that is added to another one, and its factor.
+
+    Args:
+        spec: As for `build_loss`. A loss that has no option `weight` may be given one all the same: it is
+            the factor, which is 1 otherwise.
+
+    Raises:
+        InputError: As `build_loss`; or the factor is negative or not finite.
+    """
+    if "weight" not in spec or "weight" in inspect.signature(losses.resolve(spec["name"])).parameters:
+        return build_loss(spec), 1.0
+    check_number(f"weight of {spec['name']}", spec["weight"])
+    return build_loss({key: value for key, value in spec.items() if key != "weight"}), spec["weight"]
+
+
 class Objective(nn.Module):
-    """`task_weight * cross-entropy + fade * (distillation + added losses)`.
+    """`task_weight * cross-entropy + fade * (distillation + weighted sum of added losses)`.
 
     Args:
         distillation: Distillation loss, called as `loss(student_logits, teacher_logits, target)` or, if it
             is a `FeatureLoss`, as `loss(student, teacher, target, indices)` with the `Outputs` of both; None
             trains on labels alone. Its parameters, if it has any, are trained with the student.
-        added: More losses of either kind.
+        added: More losses of either kind, with their factors.
         task_weight: Weight of the cross-entropy; by default the attribute `task_weight` of the
             distillation loss (what its paper gives), else 1.
         label_smoothing: Label smoothing of the cross-entropy.
@@ -65,15 +82,16 @@ class Objective(nn.Module):
         self,
         distillation: nn.Module | None = None,
         *,
-        added: Sequence[nn.Module] = (),
+        added: Sequence[tuple[nn.Module, float]] = (),
         task_weight: float | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.distillation = distillation
-        self.added = nn.ModuleList(added)
+        self.added = nn.ModuleList(loss for loss, _ in added)
         self._names = [] if distillation is None else ["distillation"]
-        for loss in added:
+        self._factors = [1.0 for _ in self._names] + [factor for _, factor in added]
+        for loss in self.added:
             name = type(loss).__name__.removesuffix("Loss")
             again = sum(known.partition("_")[0] == name for known in self._names)
             self._names.append(f"{name}_{again + 1}" if again else name)
@@ -140,8 +158,9 @@ class Objective(nn.Module):
         # gradient away from both (PyTorch 2.15).
         total = task if self.task_weight == 1 else self.task_weight * task
         if batch.teacher is not None:
-            for name, loss in self.terms():
+            for (name, loss), factor in zip(self.terms(), self._factors, strict=True):
                 value, reported = self._value(loss, batch)
+                value = factor * value
                 parts = {**parts, name: value.detach(), **reported}
                 total = total + fade * value
         return total, parts

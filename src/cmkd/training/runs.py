@@ -23,7 +23,14 @@ from cmkd.training import environment, features
 from cmkd.training.config import DistillConfig, RunConfig, TrainConfig
 from cmkd.training.judging import judge, keep_result, validator
 from cmkd.training.loop import fit
-from cmkd.training.objective import Objective, build_loss, check_objective, made_up_batch, resolved_loss
+from cmkd.training.objective import (
+    Objective,
+    build_added,
+    build_loss,
+    check_objective,
+    made_up_batch,
+    resolved_loss,
+)
 from cmkd.training.processes import Processes, open_accelerator
 from cmkd.training.progress import Progress
 from cmkd.training.run_folder import RunFolder
@@ -169,11 +176,14 @@ def _run(
 
 def _objective(config: DistillConfig) -> tuple[DistillConfig, Objective]:
     """Return the objective, and the options with the defaults of its losses filled in."""
-    loss, *added = (build_loss(spec) for spec in (config.loss, *config.with_))
+    loss, added = build_loss(config.loss), [build_added(spec) for spec in config.with_]
     config = replace(
         config,
         loss=resolved_loss(config.loss, loss),
-        with_=[resolved_loss(spec, each) for spec, each in zip(config.with_, added, strict=True)],
+        with_=[
+            {"weight": factor, **resolved_loss(spec, each)}
+            for spec, (each, factor) in zip(config.with_, added, strict=True)
+        ],
     )
     return config, Objective(
         loss, added=added, task_weight=config.task_weight, label_smoothing=config.label_smoothing
