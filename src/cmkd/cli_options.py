@@ -226,7 +226,7 @@ def _added_apart(argv: Sequence[str]) -> tuple[list[str], list[list[str]]]:
 def _added(group: list[str]) -> dict[str, Any]:
     """Return the specification of a method from its name and its options on the command line."""
     name, *options = group
-    parser = _Parser(prog=f"cmkd distill --with {name}")
+    parser = _Parser(prog=f"cmkd distill --loss {name}")  # whose help shows the options
     kind = _loss_class(name)
     parser.add_class_arguments(kind, as_group=False, skip={"reduction"})
     if "weight" not in inspect.signature(kind).parameters:
