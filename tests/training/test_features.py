@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cmkd.errors import InputError, Interrupted
-from cmkd.losses.features import FitNetLoss, RKDLoss
+from cmkd.losses.features import FeatureLoss, FitNetLoss, RKDLoss
 from cmkd.models import read_state_dict
 from cmkd.training import DistillConfig, Objective, distill
 from cmkd.training import loop as loop_module
@@ -35,6 +35,18 @@ def config(out, **changes):
 
 def flat(num_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 28 * 28, num_classes))
+
+
+class Astray(FeatureLoss):
+    """A user's own, which expects another network."""
+
+    def make(self, trial):
+        (self.width,) = trial.student
+
+
+class Lost(Astray):
+    def student_rule(self, layers):
+        return layers.neck
 
 
 def rows(folder):
@@ -121,6 +133,14 @@ def test_layers_by_name(tmp_path):
         ({"with_": [{"name": "FitNte"}]}, r"did you mean 'FitNet'"),
         ({"with_": [{"weight": 1.0}]}, r"no 'name'"),
         ({"with_": [{"name": "KD", "weight": -1.0}]}, r"weight of KD is -1"),
+        (
+            {"with_": [{"name": f"{__name__}.Astray"}]},
+            r"Astray failed to make its parts.*ValueError: too many",
+        ),
+        (
+            {"with_": [{"name": f"{__name__}.Lost"}]},
+            r"Lost failed to choose its layers: AttributeError.*neck",
+        ),
         ({"with_": [{"name": "AT", "student_layers": ["first", "second", "pool"]}]}, r"in pairs"),
         ({"with_": [{"name": "SP", "student_layers": ["frist"]}]}, r"'frist'; did you mean 'first"),
         ({"with_": [{"name": "FSP", "student_layers": ["pool"], "teacher_layers": ["pool"]}]}, "two or more"),

@@ -88,6 +88,18 @@ def test_a_loss_that_is_no_scalar_is_found_before_training():
         check_objective(Objective(Wrong()), *made_up_batch(5, torch.device("cpu")))
 
 
+class Stubborn(nn.Module):
+    def __init__(self, *, scale: float = 1.0):
+        raise ValueError("nothing doing")
+
+
+def test_a_class_that_cannot_be_made_is_named():
+    with pytest.raises(
+        InputError, match=r"Stubborn failed with the options .*2\.0.*ValueError: nothing doing"
+    ):
+        build_loss({"name": f"{__name__}.Stubborn", "scale": 2.0})
+
+
 class Narrowed(KDLoss):
     """A user's subclass that settles an option of its parent."""
 

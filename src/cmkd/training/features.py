@@ -15,7 +15,7 @@ from cmkd.models.capture import Capture
 from cmkd.models.layers import FeatureLayers, feature_layers
 from cmkd.teachers import LiveTeacher
 from cmkd.training.config import DistillConfig
-from cmkd.training.objective import Objective, check_objective
+from cmkd.training.objective import Objective, check_objective, named_if_it_fails
 
 
 def require_possible(objective: Objective, config: DistillConfig) -> None:
@@ -70,7 +70,8 @@ def prepare(
     if any(loss.student_layers is None or loss.teacher_layers is None for loss in losses):
         layers = [_layers(network, data.image_size) for network in (student, teacher.network)]
         for loss in losses:
-            loss.choose_layers(*layers)
+            with named_if_it_fails(type(loss), "to choose its layers"):
+                loss.choose_layers(*layers)
     of_student, of_teacher = _union(losses, "student_layers"), _union(losses, "teacher_layers")
     see_student = Capture(student, of_student)
     see_teacher = Capture(teacher.network, of_teacher, call=teacher)
@@ -83,7 +84,8 @@ def prepare(
         if loss.needs_classifier:
             name = _layers(teacher.network, data.image_size).classifier
             classifier = teacher.network.get_submodule(name)
-        loss.build(answered, taught, num_samples=len(data.train), classifier=classifier, seed=seed)
+        with named_if_it_fails(type(loss), "to make its parts from a trial batch"):
+            loss.build(answered, taught, num_samples=len(data.train), classifier=classifier, seed=seed)
     check_objective(objective, answered, taught, batch.targets, batch.indices)
     return of_student, see_teacher
 

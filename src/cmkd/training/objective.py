@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +30,8 @@ def build_loss(spec: dict[str, Any]) -> nn.Module:
         The loss.
 
     Raises:
-        InputError: The name is unknown or an option does not exist or has an impossible value.
+        InputError: The name is unknown, an option does not exist or has an impossible value, or the class
+            cannot be made for another reason.
     """
     options = {key: value for key, value in spec.items() if key != "name"}
     loss_class = losses.resolve(spec["name"])
@@ -39,7 +41,29 @@ def build_loss(spec: dict[str, Any]) -> nn.Module:
         raise InputError(
             f"loss {spec['name']!r}: {error}; see `cmkd distill --loss {spec['name']} --help`."
         ) from None
-    return loss_class(**options)
+    with named_if_it_fails(loss_class, f"with the options {options}"):
+        return loss_class(**options)
+
+
+@contextlib.contextmanager
+def named_if_it_fails(loss: type, when: str, remedy: str = "") -> Iterator[None]:
+    """Name the class of a loss where it raises: a user's own may raise anything.
+
+    Args:
+        loss: The class.
+        when: What it was about to do.
+        remedy: A sentence on what it should have done.
+
+    Raises:
+        InputError: Instead of any other exception of the context.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        said = f"loss {loss.__name__} failed {when}: {type(error).__name__}: {error}"
+        raise InputError(f"{said}. {remedy}" if remedy else said) from error
 
 
 def resolved_loss(spec: dict[str, Any], loss: nn.Module) -> dict[str, Any]:
@@ -238,16 +262,10 @@ def check_objective(
     objective.eval()  # nothing is to be remembered of it
     for _, loss in objective.terms():
         name = type(loss).__name__
-        try:
+        called = "student, teacher, target, indices" if isinstance(loss, FeatureLoss) else _ON_LOGITS
+        remedy = f"It is called as loss({called}) and has to return a scalar."
+        with named_if_it_fails(type(loss), "on a trial batch", remedy):
             value, _ = objective._value(loss, batch)
-        except InputError:
-            raise
-        except Exception as error:  # a user's own class may raise anything
-            called = "student, teacher, target, indices" if isinstance(loss, FeatureLoss) else _ON_LOGITS
-            raise InputError(
-                f"loss {name} failed on a trial batch: {type(error).__name__}: {error}. It is called as "
-                f"loss({called}) and has to return a scalar."
-            ) from error
         if value.ndim != 0 or not torch.isfinite(value):
             returned = value.item() if value.ndim == 0 else f"a tensor of shape {tuple(value.shape)}"
             raise InputError(
