@@ -1,8 +1,12 @@
 """The Python in README and CONTRIBUTING runs, and does what the text says."""
 
+import contextlib
+import json
+import math
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +88,60 @@ def test_the_loop_of_the_page_on_features_learns():
     assert F.cross_entropy(student(images), target) < before
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert not student._forward_hooks
+
+
+@pytest.fixture
+def few_images(monkeypatch):
+    """The embedded images, but few of them: what a page shows is about the commands."""
+    from cmkd import data
+
+    whole = data.load("fashion-mnist-12k")
+    train, test = (
+        data.TensorImages(part.images[:count], part.targets[:count])
+        for part, count in ((whole.train, 300), (whole.test, 50))
+    )
+    monkeypatch.setattr(data, "load", lambda *_, **__: replace(whole, train=train, test=test))
+
+
+@pytest.mark.usefixtures("few_images")
+def test_the_page_on_methods_of_ones_own(tmp_path, monkeypatch, capsys):
+    """Its files are written, its commands and its Python run in their order, all to the letter."""
+    from cmkd.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    text = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+    done = []
+    try:
+        for before, language, block in re.findall(r"([^\n]*)\n\n```(\w*)\n(.*?)```", text, flags=re.DOTALL):
+            file = re.match(r"As `(\w+\.py)`", before)
+            if file:
+                (tmp_path / file[1]).write_text(block)
+            elif language == "python":
+                exec(block, {})
+            else:
+                for line in block.strip().splitlines():
+                    with contextlib.suppress(SystemExit):  # of --help
+                        assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+            done.append(file[1] if file else language or block.split()[1])
+    finally:
+        sys.modules.pop("jensen_shannon", None)
+        sys.modules.pop("cosine", None)
+    assert done == ["train", "jensen_shannon.py", "distill", "python", "cosine.py", "distill", "python"]
+
+    said = capsys.readouterr().out
+    assert "--loss.temperature TEMPERATURE" in said
+    assert "Divides the logits of both." in said
+    (tmp_path / "runs/both/config.yaml").read_text().index("name: cosine.CosineLoss")
+    rows = {run: (tmp_path / f"runs/{run}/metrics.jsonl").read_text() for run in ("logits", "both", "python")}
+    terms = [json.loads(text.splitlines()[-1])["train"] for text in rows.values()]
+    assert [("Cosine" in each, each["distillation"] > 0) for each in terms] == [
+        (False, True),
+        (True, True),
+        (True, True),
+    ]
+    assert 0 < terms[1]["Cosine"] <= 10  # 5 x (1 - cosine)
+    assert terms[0]["distillation"] < math.log(2)  # the most that the divergence can be
 
 
 def test_the_table_of_the_page_on_features_is_right():
