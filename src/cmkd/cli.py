@@ -154,11 +154,10 @@ def _list_models() -> None:
 
 def _list_losses() -> None:
     from cmkd import losses
-    from cmkd.losses.discovery import available_on_features
 
     for title, found in (
         ("loss on logits", losses.available()),
-        ("loss on features", available_on_features()),
+        ("loss on features", losses.available_on_features()),
     ):
         _print_table([title, "what it is"], [[name, _summary(kind)] for name, kind in found.items()])
     print("Others: package.module.Class. Options: cmkd distill --loss NAME --help")

@@ -15,7 +15,6 @@ from jsonargparse import ArgumentParser
 
 from cmkd import __version__, losses
 from cmkd.errors import InputError
-from cmkd.losses.discovery import available_on_features
 from cmkd.training.cache_config import CacheConfig
 from cmkd.training.config import DistillConfig, TrainConfig
 
@@ -242,7 +241,7 @@ def _added(group: list[str]) -> dict[str, Any]:
 
 
 def _losses() -> list[str]:
-    return sorted([*losses.available(), *available_on_features()])
+    return sorted([*losses.available(), *losses.available_on_features()])
 
 
 def _loss_name(argv: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from cmkd.losses.ce import CELoss
 from cmkd.losses.cmkd import CMKDLoss, cmkd_loss
 from cmkd.losses.cmkd_options import CMKDParts
 from cmkd.losses.ctkd import CTKDLoss, ctkd_loss
-from cmkd.losses.discovery import available, resolve
+from cmkd.losses.discovery import available, available_on_features, resolve
 from cmkd.losses.dist import DISTLoss, dist_loss
 from cmkd.losses.dkd import DKDLoss, dkd_loss
 from cmkd.losses.kd import KDLoss, kd_loss
@@ -53,6 +53,7 @@ __all__ = [
     "TTMLoss",
     "WTTMLoss",
     "available",
+    "available_on_features",
     "cmkd_loss",
     "ctkd_loss",
     "dist_loss",

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cmkd.errors import InputError
-from cmkd.losses.discovery import available_on_features, resolve
+from cmkd.losses import available_on_features, resolve
 from cmkd.losses.features import ATLoss, FeatureLoss, FitNetLoss, Outputs, RKDLoss, SPLoss
 from cmkd.losses.features.shaping import as_map, pool_to, unit
 
