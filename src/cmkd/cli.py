@@ -176,13 +176,14 @@ def _print_teacher(report: TeacherReport) -> None:
 
 
 def _print_network(report: TeacherReport) -> None:
-    mean, std = ([round(value, 4) for value in values] for values in (report.mean, report.std))
     print(
         f"teacher: {report.network} from {report.source}, {report.parameters:,} parameters, "
-        f"frozen, in eval mode, logits {report.logits}\n"
-        f"  normalisation: mean {mean}, std {std} (from {report.normalization})",
-        flush=True,
+        f"frozen, in eval mode, logits {report.logits}{', their mean' if report.members else ''}"
     )
+    for each in report.members or [report.as_dict()]:
+        of = f" of {each['network']}" if report.members else ""
+        mean, std = ([round(value, 4) for value in each[key]] for key in ("mean", "std"))
+        print(f"  normalisation{of}: mean {mean}, std {std} (from {each['normalization']})", flush=True)
 
 
 def _print_result(folder: RunFolder) -> None:

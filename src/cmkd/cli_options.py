@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -115,7 +116,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     Raises:
         InputError: The arguments or the configuration file cannot be used.
     """
-    argv, added = _added_apart(_spelled_as_declared(argv))
+    argv, added = _added_apart(_repeated_as_list(_spelled_as_declared(argv)))
     loss = _loss_name(argv)
     parser = _Parser(
         prog="cmkd",
@@ -194,6 +195,23 @@ def _spelled_as_declared(argv: Sequence[str]) -> list[str]:
             argument = ("--loss.name" if option == "--loss" else option) + equals + value
         spelled.append(argument)
     return spelled
+
+
+def _repeated_as_list(argv: Sequence[str]) -> list[str]:
+    """Turn `--teacher A --teacher B` into `--teacher ["A", "B"]`, and the like for what goes with it."""
+    argv = list(argv)
+    for option in ("--teacher", "--teacher_weights"):
+        values, rest = [], []
+        arguments = iter(argv)
+        for argument in arguments:
+            name, equals, value = argument.partition("=")
+            if name == option:
+                values.append(value if equals else next(arguments, ""))
+            else:
+                rest.append(argument)
+        if len(values) > 1:
+            argv = [*rest, option, json.dumps(values)]
+    return argv
 
 
 def _added_apart(argv: Sequence[str]) -> tuple[list[str], list[list[str]]]:

@@ -171,10 +171,16 @@ def _teacher(run: Record) -> str:
     if teacher is None:
         return "none"
     accuracy = teacher.get("accuracy")
+    measured = f"; {accuracy:.2%} on the validation part" if accuracy is not None else ""
+    if members := teacher.get("members"):
+        return f"the mean of the logits of {len(members)}: {'; '.join(map(_network, members))}{measured}"
+    return _network(teacher) + measured
+
+
+def _network(teacher: dict[str, Any]) -> str:
     mean, std = (", ".join(f"{value:.4g}" for value in teacher[key]) for key in ("mean", "std"))
     known = f", from {teacher['normalization']}" if teacher.get("normalization") else ""
     return (
         f"{teacher['network']} from {shown(teacher['source'])}, {teacher['parameters']:,} parameters, "
         f"frozen, in eval mode; input normalised with mean ({mean}) and standard deviation ({std}){known}"
-        + (f"; {accuracy:.2%} on the validation part" if accuracy is not None else "")
     )

@@ -59,6 +59,11 @@ class LiveTeacher(nn.Module):
         )
         self.renormalizes = not (torch.equal(own_mean, wanted_mean) and torch.equal(own_std, wanted_std))
 
+    @property
+    def members(self) -> tuple[LiveTeacher, ...]:
+        """The teachers that answer: itself alone, other than in an ensemble."""
+        return (self,)
+
     def fold(self, image_size: int) -> None:
         """Let a network without batch norm answer from now on, where that is the same (`fold_batch_norm`).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class TeacherReport:
         normalization: Where those two were learnt from.
         accuracy: Its accuracy on the validation part; None without one.
         logits: Where its logits come from while a student is trained: the network itself, `live`, or a cache.
+        members: Of an ensemble, the reports on its members as plain data; else empty.
     """
 
     network: str
@@ -43,6 +44,7 @@ class TeacherReport:
     normalization: str
     accuracy: float | None = None
     logits: str = "live"
+    members: list[dict[str, Any]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain data."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cmkd.errors import InputError
-from cmkd.training.config import require_statistics
+from cmkd.training.config import one_or_several, require_statistics
 
 
 @dataclass(kw_only=True)
@@ -16,9 +16,11 @@ class CacheConfig:
     Args:
         path: Folder of the cache. An interrupted cache is finished, a finished one gets further views.
         verify: Compare the checksums of all files of the cache, and write nothing.
-        teacher: Run folder of a trained network, or a network by name (then with `teacher_weights`).
+        teacher: Run folder of a trained network, or a network by name (then with `teacher_weights`); of
+            several, by a list or by repeating the option, the mean of the logits is written.
         teacher_weights: Weights of a teacher given by name: a file (`.safetensors`, `.pt`, `.pth`),
-            `pretrained` for those of timm or torchvision, or `random` to try things out.
+            `pretrained` for those of timm or torchvision, or `random` to try things out. Of several, one for
+            each that is given by name, in their order, or one for all of these.
         teacher_mean: Mean that the teacher's images are normalised with, if the teacher does not tell.
         teacher_std: Standard deviation that goes with `teacher_mean`.
         data: Data set: a name from `cmkd list datasets`; all its training images are looked at.
@@ -40,8 +42,8 @@ class CacheConfig:
 
     path: str
     verify: bool = False
-    teacher: str | None = None
-    teacher_weights: str | None = None
+    teacher: list[str] | str | None = None
+    teacher_weights: list[str] | str | None = None
     teacher_mean: list[float] | None = None
     teacher_std: list[float] | None = None
     data: str = "fashion-mnist-12k"
@@ -65,6 +67,7 @@ class CacheConfig:
         Raises:
             InputError: A value is outside its range.
         """
+        self.teacher = one_or_several(self.teacher)
         if self.teacher is None and not self.verify:
             raise InputError("--teacher is required: the network whose logits are to be written down.")
         require_statistics(self.teacher_mean, self.teacher_std)

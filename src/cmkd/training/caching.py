@@ -17,7 +17,7 @@ from cmkd import data as datasets
 from cmkd.data import ImageData, Loader, TensorImages
 from cmkd.data.augment import require_known
 from cmkd.data.fingerprint import augmentation_hash, fingerprint
-from cmkd.teachers import LiveTeacher, TeacherReport, open_teacher
+from cmkd.teachers import EnsembleTeacher, LiveTeacher, TeacherReport, open_teachers
 from cmkd.teachers.cache_format import Manifest, read_manifest, rows_per_shard
 from cmkd.teachers.cache_writing import write_cache
 from cmkd.training import environment
@@ -104,10 +104,10 @@ def cache(
 
 def open_network(
     config: DistillConfig | CacheConfig, data: ImageData, device: torch.device
-) -> tuple[LiveTeacher, TeacherReport]:
-    """Open the teacher that the options name; see `open_teacher`."""
+) -> tuple[LiveTeacher | EnsembleTeacher, TeacherReport]:
+    """Open what the options name; see `open_teachers`."""
     assert config.teacher is not None
-    return open_teacher(
+    return open_teachers(
         config.teacher,
         data,
         weights=config.teacher_weights,

@@ -153,10 +153,12 @@ class DistillConfig(RunConfig):
     """Distil a teacher into a student.
 
     Args:
-        teacher: Run folder of a trained network, or a network by name (then with `teacher_weights`). With
-            `cache` it may be left out; then nothing is compared with it on validation and test images.
+        teacher: Run folder of a trained network, or a network by name (then with `teacher_weights`); several,
+            by a list or by repeating the option, teach together by the mean of their logits. With `cache` it
+            may be left out; then nothing is compared with it on validation and test images.
         teacher_weights: Weights of a teacher given by name: a file (`.safetensors`, `.pt`, `.pth`),
-            `pretrained` for those of timm or torchvision, or `random` to try things out.
+            `pretrained` for those of timm or torchvision, or `random` to try things out. Of several, one for
+            each that is given by name, in their order, or one for all of these.
         teacher_mean: Mean that the teacher's images are normalised with, if the teacher does not tell.
         teacher_std: Standard deviation that goes with `teacher_mean`.
         cache: Folder with the teacher's logits for the training images, written by `cmkd cache`.
@@ -169,8 +171,8 @@ class DistillConfig(RunConfig):
             on the command line it is `with`.
     """
 
-    teacher: str | None = None
-    teacher_weights: str | None = None
+    teacher: list[str] | str | None = None
+    teacher_weights: list[str] | str | None = None
     teacher_mean: list[float] | None = None
     teacher_std: list[float] | None = None
     cache: str | None = None
@@ -187,6 +189,7 @@ class DistillConfig(RunConfig):
             InputError: A value is outside its range.
         """
         super().__post_init__()
+        self.teacher = one_or_several(self.teacher)
         self._require("task_weight", self.task_weight is None or self.task_weight >= 0, "at least 0")
         self._require("distill_warmup_epochs", self.distill_warmup_epochs >= 0, "at least 0")
         if self.teacher is None and self.cache is None:
@@ -212,6 +215,13 @@ class DistillConfig(RunConfig):
         """Return the name of the default run folder."""
         methods = "-".join(loss["name"] for loss in (self.loss, *self.with_))
         return _slug("distill", self.data, self.student, methods, f"seed{self.seed}")
+
+
+def one_or_several(teacher: list[str] | str | None) -> list[str] | str | None:
+    """Return a list of one teacher as that teacher; an empty list raises `InputError`."""
+    if teacher == []:
+        raise InputError("--teacher is an empty list; name at least one.")
+    return teacher[0] if isinstance(teacher, list) and len(teacher) == 1 else teacher
 
 
 def require_statistics(mean: list[float] | None, std: list[float] | None) -> None:

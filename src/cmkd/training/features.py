@@ -22,7 +22,8 @@ def require_possible(objective: Objective, config: DistillConfig) -> None:
     """Refuse what losses on features cannot go with.
 
     Raises:
-        InputError: There is one, and the run has a teacher cache, or is compiled or spread over processes.
+        InputError: There is one, and the run has a teacher cache or several teachers, or is compiled or
+            spread over processes.
     """
     if not objective.feature_losses:
         return
@@ -31,6 +32,11 @@ def require_possible(objective: Objective, config: DistillConfig) -> None:
         raise InputError(
             f"{name} compares features, and a teacher cache holds logits alone: leave --cache out, and give "
             "--teacher."
+        )
+    if isinstance(config.teacher, list):
+        raise InputError(
+            f"{name} compares the features of one teacher, and --teacher names {len(config.teacher)}: take "
+            "one of them, or methods on logits."
         )
     if config.compile is not None or config.fsdp:
         option = "--fsdp" if config.fsdp else "--compile"

@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from cmkd import models
 from cmkd.data import Batch, ImageData, Loader
 from cmkd.evaluation import collect_logits, cpu_latency, evaluate_logits, on_images
-from cmkd.teachers import LiveTeacher
+from cmkd.teachers import EnsembleTeacher, LiveTeacher
 from cmkd.training.processes import Processes
 from cmkd.training.run_folder import RunFolder
 
 
 def validator(
-    loader: Loader, teacher: LiveTeacher | None, accelerator: Accelerator, processes: Processes
+    loader: Loader,
+    teacher: LiveTeacher | EnsembleTeacher | None,
+    accelerator: Accelerator,
+    processes: Processes,
 ) -> tuple[Callable[[nn.Module], dict[str, float]], float | None]:
     """Return the function that judges a network on the validation part, and the teacher's accuracy there.
 
@@ -62,7 +65,7 @@ def judge(
     student: nn.Module,
     data: ImageData,
     loader: Loader,
-    teacher: LiveTeacher | None,
+    teacher: LiveTeacher | EnsembleTeacher | None,
     processes: Processes,
 ) -> dict[str, Any]:
     """Look at the test set, once.
@@ -85,7 +88,9 @@ def judge(
     result: dict[str, Any] = {"images": len(targets)}
     if teacher is not None and said is not None:
         result["teacher"] = evaluate_logits(said[0], targets, None)
-        result["teacher"] |= cpu_latency(teacher.network, data.image_size)
+        # Members are run one after the other.
+        times = [cpu_latency(member.network, data.image_size) for member in teacher.members]
+        result["teacher"] |= {key: sum(each[key] for each in times) for key in times[0]}
     result["test"] = evaluate_logits(logits, targets, None if said is None else said[0])
     return result
 

@@ -13,7 +13,7 @@ from cmkd import models
 from cmkd.data import Loader
 from cmkd.errors import InputError
 from cmkd.evaluation import collect_logits, cpu_latency, evaluate_logits, on_images
-from cmkd.teachers import open_teacher
+from cmkd.teachers import open_teachers
 from cmkd.teachers.opening import load_run_network
 from cmkd.training.run_folder import RunFolder
 
@@ -76,7 +76,7 @@ def evaluate(
     scores: dict[str, Any] = {"images": len(targets), "part": part}
     teacher_logits = None
     if config["verb"] == "distill" and config["teacher"] is not None:  # it may have left its logits alone
-        teacher, report = open_teacher(
+        teacher, report = open_teachers(
             config["teacher"],
             data,
             weights=config["teacher_weights"],

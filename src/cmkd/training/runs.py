@@ -18,7 +18,7 @@ from cmkd import models
 from cmkd.data import Batch, ImageData, Loader
 from cmkd.errors import InputError
 from cmkd.losses.features import Outputs
-from cmkd.teachers import TeacherReport
+from cmkd.teachers import LiveTeacher, TeacherReport
 from cmkd.training import environment, features
 from cmkd.training.config import DistillConfig, RunConfig, TrainConfig
 from cmkd.training.judging import judge, keep_result, validator
@@ -123,7 +123,7 @@ def _run(
         if teaching and objective.reads_teacher:
             answers = teaching.teacher
         if objective.feature_losses:
-            assert live is not None, "a cache has been refused"
+            assert isinstance(live, LiveTeacher), "caches and ensembles have been refused"
             layers, answers = features.prepare(
                 objective, student, live, loaders["train"], data, accelerator=accelerator, seed=config.seed
             )

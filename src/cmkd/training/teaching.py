@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cmkd.data import Batch, ImageData
 from cmkd.errors import InputError
-from cmkd.teachers import CachedTeacher, LiveTeacher, TeacherReport
+from cmkd.teachers import CachedTeacher, EnsembleTeacher, LiveTeacher, TeacherReport
 from cmkd.teachers.cache_format import differences
 from cmkd.training.caching import cache_identity, open_network
 from cmkd.training.config import DistillConfig
@@ -22,12 +22,13 @@ class Teaching:
 
     Attributes:
         teacher: Maps a training batch to logits `(B, C)`.
-        live: The network itself, for images that are not in the cache; None if only its logits are there.
+        live: The network itself, or several, for images that are not in the cache; None if only the logits
+            are there.
         report: What is known of it.
     """
 
     teacher: Callable[[Batch], Tensor]
-    live: LiveTeacher | None
+    live: LiveTeacher | EnsembleTeacher | None
     report: TeacherReport
 
 
