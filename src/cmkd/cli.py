@@ -184,6 +184,8 @@ def _print_network(report: TeacherReport) -> None:
         of = f" of {each['network']}" if report.members else ""
         mean, std = ([round(value, 4) for value in each[key]] for key in ("mean", "std"))
         print(f"  normalisation{of}: mean {mean}, std {std} (from {each['normalization']})", flush=True)
+        if size := each["image_size"]:
+            print(f"  images{of}: resized to {size} x {size}", flush=True)
 
 
 def _print_result(folder: RunFolder) -> None:

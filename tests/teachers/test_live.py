@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from cmkd.data import Batch
@@ -98,3 +100,29 @@ def test_what_cannot_be_folded_answers_as_before():
     batch = batch_of(torch.rand(4, 3, 2, 2))
     assert teacher.folded is None
     assert torch.equal(teacher(batch), batch.images.flatten(1))
+
+
+@pytest.mark.parametrize(("size", "wanted"), [(12, 20), (12, 5), (32, 7)])
+def test_images_are_resized_as_pillow_does_it(size, wanted):
+    """Pillow's bilinear filter, too, is widened where an image is made smaller."""
+    pixels = torch.rand(2, 3, size, size)
+    teacher = LiveTeacher(
+        nn.Flatten(), mean=MEAN, std=STD, teacher_mean=[0.0] * 3, teacher_std=[1.0] * 3, image_size=wanted
+    )
+    expected = [
+        [
+            np.asarray(Image.fromarray(plane.numpy()).resize((wanted, wanted), Image.Resampling.BILINEAR))
+            for plane in image
+        ]
+        for image in pixels
+    ]
+    torch.testing.assert_close(
+        teacher(batch_of(pixels)), torch.from_numpy(np.stack(expected)).flatten(1), rtol=0, atol=1e-5
+    )
+
+
+def test_images_of_the_right_size_are_not_touched():
+    batch = batch_of(torch.rand(4, 3, 6, 6))
+    assert torch.equal(
+        LiveTeacher(nn.Flatten(), mean=MEAN, std=STD, image_size=6)(batch), batch.images.flatten(1)
+    )

@@ -71,6 +71,27 @@ def test_a_run_folder_brings_its_own_normalisation(fashion, tmp_path):
     assert teacher.renormalizes
 
 
+def test_a_run_folder_brings_its_own_image_size(fashion, tmp_path):
+    card = {"network": "resnet8", "num_classes": 10, "mean": [0.5] * 3, "std": [0.2] * 3, "image_size": 28}
+    models.save_weights(models.build("resnet8", 10), tmp_path / "student.safetensors")
+    seen = []
+    for trained_on, option, expected in ((28, None, 28), (20, None, 20), (20, 36, 36), (20, 28, 28)):
+        (tmp_path / "model.json").write_text(json.dumps({**card, "image_size": trained_on}))
+        teacher, report = open_teacher(str(tmp_path), fashion, image_size=option)
+        with teacher.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1])):
+            teacher(Batch(torch.randn(2, 3, 28, 28), torch.zeros(2), torch.arange(2), 0))
+        assert seen[-1] == expected
+        assert report.image_size == (None if expected == 28 else expected)
+
+
+def test_a_network_that_takes_one_size_only(fashion):
+    with pytest.raises(InputError, match=r"failed on an image of 28 x 28: .*--teacher_image_size"):
+        open_teacher("timm:test_vit", fashion, weights="random")
+    teacher, report = open_teacher("timm:test_vit", fashion, weights="random", image_size=160)
+    assert teacher(Batch(torch.randn(2, 3, 28, 28), torch.zeros(2), torch.arange(2), 0)).shape == (2, 10)
+    assert report.image_size == 160
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [("{", "not valid JSON"), ('{"network": "resnet8"}', "lacks mean, num_classes, std")],

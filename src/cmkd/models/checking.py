@@ -8,7 +8,9 @@ from torch import nn
 from cmkd.errors import InputError
 
 
-def check_logits(network: nn.Module, who: str, *, num_classes: int, image_size: int) -> None:
+def check_logits(
+    network: nn.Module, who: str, *, num_classes: int, image_size: int, remedy: str = ""
+) -> None:
     """Run a network once on a blank image and look at what it returns.
 
     Args:
@@ -16,6 +18,7 @@ def check_logits(network: nn.Module, who: str, *, num_classes: int, image_size: 
         who: How to name it in the message, for example `"teacher resnet20"`.
         num_classes: Length that a row of logits has to have.
         image_size: Side of the image in pixels.
+        remedy: A sentence on what may help if it fails on the image.
 
     Raises:
         InputError: It fails, or does not return `(1, num_classes)`.
@@ -28,6 +31,7 @@ def check_logits(network: nn.Module, who: str, *, num_classes: int, image_size: 
         except Exception as error:  # somebody's own network may raise anything
             raise InputError(
                 f"{who} failed on an image of {image_size} x {image_size}: {type(error).__name__}: {error}"
+                + (f". {remedy}" if remedy else "")
             ) from error
     if not isinstance(output, torch.Tensor) or output.ndim != 2:
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__

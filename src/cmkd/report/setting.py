@@ -180,7 +180,9 @@ def _teacher(run: Record) -> str:
 def _network(teacher: dict[str, Any]) -> str:
     mean, std = (", ".join(f"{value:.4g}" for value in teacher[key]) for key in ("mean", "std"))
     known = f", from {teacher['normalization']}" if teacher.get("normalization") else ""
+    size = f", resized to {size} x {size}" if (size := teacher.get("image_size")) else ""
     return (
         f"{teacher['network']} from {shown(teacher['source'])}, {teacher['parameters']:,} parameters, "
         f"frozen, in eval mode; input normalised with mean ({mean}) and standard deviation ({std}){known}"
+        f"{size}"
     )

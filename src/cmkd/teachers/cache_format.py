@@ -37,6 +37,7 @@ _NAMES = {
     "teacher": "teacher's weights (sha256)",
     "mean": "teacher's mean",
     "std": "teacher's std",
+    "teacher_image_size": "--teacher_image_size",
     "fingerprint": "data",
     "samples": "number of images",
     "classes": "number of classes",
@@ -47,6 +48,9 @@ _NAMES = {
     "precision": "--precision",
     "dtype": "--dtype",
 }
+
+#: Those that a cache may lack: from before there was such an option, when nothing was resized.
+_LATER = {"teacher_image_size"}
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,7 @@ def read_manifest(path: Path) -> Manifest:
     names = {each.name for each in fields(Manifest)}
     identity = content.get("identity")
     missing = names - content.keys()
-    missing |= _NAMES.keys() - (identity.keys() if isinstance(identity, dict) else set())
+    missing |= _NAMES.keys() - _LATER - (identity.keys() if isinstance(identity, dict) else set())
     if missing:
         raise InputError(f"{file} is damaged: it lacks {', '.join(sorted(missing))}. Write the cache anew.")
     return Manifest(**{name: content[name] for name in names})
@@ -210,7 +214,7 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     found = []
     for key, name in _NAMES.items():
-        if key not in now or there[key] == now[key]:
+        if key not in now or there.get(key) == now[key]:
             continue
         if key == "augment_seed" and there["augment"] == "none":
             continue  # nothing is drawn
@@ -222,4 +226,4 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _shown(identity: Mapping[str, Any], key: str) -> str:
     if key == "fingerprint":
         return f"{identity['data']} (fingerprint {identity[key][:12]})"
-    return identity[key][:12] if key in ("teacher", "augment_hash") else str(identity[key])
+    return identity[key][:12] if key in ("teacher", "augment_hash") else str(identity.get(key))

@@ -25,7 +25,7 @@ class EnsembleTeacher(nn.Module):
     logits are spread wider has more to say.
 
     Args:
-        members: The teachers, each with its own normalisation.
+        members: The teachers, each with its own normalisation and image size.
 
     Example:
         >>> members = [LiveTeacher(nn.Flatten(), mean=[mean], std=[1.0]) for mean in (0.0, 0.0)]
@@ -55,6 +55,7 @@ def open_teachers(
     weights: str | Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    image_size: int | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[LiveTeacher | EnsembleTeacher, TeacherReport]:
     """Open one teacher, or several as one.
@@ -65,6 +66,7 @@ def open_teachers(
         weights: One for each network by name, in their order; a single value serves all of these.
         mean: Mean that all of them expect, overriding what is known of them.
         std: Standard deviation that goes with `mean`.
+        image_size: Side in pixels of the images that all of them expect, likewise.
         device: Where they shall run.
 
     Returns:
@@ -75,7 +77,7 @@ def open_teachers(
     """
     names = [teacher] if isinstance(teacher, str) else list(teacher)
     opened = [
-        open_teacher(name, data, weights=own, mean=mean, std=std, device=device)
+        open_teacher(name, data, weights=own, mean=mean, std=std, image_size=image_size, device=device)
         for name, own in zip(names, _weights_of(names, weights), strict=True)
     ]
     if len(opened) == 1:
@@ -87,7 +89,8 @@ def open_teachers(
                 f"--teacher {hashes[report.sha256]} and {name} have the same weights; leave one of them out."
             )
         hashes[report.sha256] = name
-    return EnsembleTeacher([member for member, _ in opened]), _in_common([report for _, report in opened])
+    members, reports = zip(*opened, strict=True)
+    return EnsembleTeacher(members), _in_common(reports, [member.image_size for member in members])
 
 
 def _weights_of(names: Sequence[str], weights: str | Sequence[str] | None) -> list[str | None]:
@@ -107,7 +110,7 @@ def _weights_of(names: Sequence[str], weights: str | Sequence[str] | None) -> li
     return [next(left) if by_name else None for by_name in named]
 
 
-def _in_common(reports: Sequence[TeacherReport]) -> TeacherReport:
+def _in_common(reports: Sequence[TeacherReport], sizes: list[int | None]) -> TeacherReport:
     """Return the report on an ensemble; its mean and std are those of the members, one after the other."""
     return TeacherReport(
         network=" + ".join(report.network for report in reports),
@@ -117,5 +120,6 @@ def _in_common(reports: Sequence[TeacherReport]) -> TeacherReport:
         mean=[value for report in reports for value in report.mean],
         std=[value for report in reports for value in report.std],
         normalization=" + ".join(report.normalization for report in reports),
+        image_size=sizes if any(sizes) else None,
         members=[report.as_dict() for report in reports],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmkd.data import Batch
@@ -21,6 +22,8 @@ class LiveTeacher(nn.Module):
         std: Standard deviation that goes with `mean`.
         teacher_mean: Mean that the teacher was trained with; `mean` by default.
         teacher_std: Standard deviation that goes with `teacher_mean`.
+        image_size: Side in pixels that images are brought to for it, bilinearly and without aliasing; by
+            default it is given them as they are.
 
     Attributes:
         network: The teacher, as it was given.
@@ -38,8 +41,10 @@ class LiveTeacher(nn.Module):
         std: Sequence[float],
         teacher_mean: Sequence[float] | None = None,
         teacher_std: Sequence[float] | None = None,
+        image_size: int | None = None,
     ) -> None:
         super().__init__()
+        self.image_size = image_size
         self.network = network.requires_grad_(False).eval()
         self.folded: nn.Module | None = None
         self._modules_of_network = tuple(self.network.modules())  # walking the tree takes ten times as long
@@ -89,6 +94,8 @@ class LiveTeacher(nn.Module):
         images = batch.images
         if self.renormalizes:
             images = images * self.scale + self.shift
+        if self.image_size is not None and images.shape[-1] != self.image_size:
+            images = F.interpolate(images, (self.image_size,) * 2, mode="bilinear", antialias=True)
         network = self.network if self.folded is None or self._has_hooks() else self.folded
         return network(images).float()
 

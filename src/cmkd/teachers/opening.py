@@ -30,6 +30,8 @@ class TeacherReport:
         mean: Mean that its images are normalised with.
         std: Standard deviation that goes with it.
         normalization: Where those two were learnt from.
+        image_size: Side in pixels that the images are brought to for it; None if it sees them as they are; a
+            list of these for an ensemble, if one of its members has a size of its own.
         accuracy: Its accuracy on the validation part; None without one.
         logits: Where its logits come from while a student is trained: the network itself, `live`, or a cache.
         members: Of an ensemble, the reports on its members as plain data; else empty.
@@ -42,6 +44,7 @@ class TeacherReport:
     mean: list[float]
     std: list[float]
     normalization: str
+    image_size: int | list[int | None] | None = None
     accuracy: float | None = None
     logits: str = "live"
     members: list[dict[str, Any]] = field(default_factory=list)
@@ -58,6 +61,7 @@ def open_teacher(
     weights: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    image_size: int | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[LiveTeacher, TeacherReport]:
     """Open a teacher for a data set.
@@ -68,6 +72,8 @@ def open_teacher(
         weights: For a network by name: a file, `"pretrained"` or `"random"`.
         mean: Mean that the teacher expects, overriding what is known of it.
         std: Standard deviation that goes with `mean`.
+        image_size: Side in pixels of the images that it expects, overriding what its run folder says; by
+            default a network by name is shown those of the data as they are.
         device: Where the teacher shall run.
 
     Returns:
@@ -76,7 +82,7 @@ def open_teacher(
     Raises:
         InputError: It cannot be found, loaded or used with these classes.
     """
-    run = Path(teacher).expanduser()
+    run, known_size = Path(teacher).expanduser(), None
     if (run / "model.json").exists():
         if weights is not None:
             raise InputError(
@@ -85,6 +91,7 @@ def open_teacher(
         network, card = load_run_network(run)
         name, source = card["network"], teacher
         known, origin = (card["mean"], card["std"]), "its run folder"
+        known_size = card.get("image_size")
         _check_classes(teacher, card, data)
     elif run.is_dir():
         raise InputError(f"--teacher {teacher} is a folder without model.json: not (yet) a finished run.")
@@ -101,16 +108,26 @@ def open_teacher(
     if mean is not None and std is not None:
         known, origin = (mean, std), "the options"
 
+    size = image_size or known_size or data.image_size
     network = network.to(device).to(memory_format=torch.channels_last)  # as the batches are
     models.check_logits(
-        network, f"teacher {teacher}", num_classes=data.num_classes, image_size=data.image_size
+        network,
+        f"teacher {teacher}",
+        num_classes=data.num_classes,
+        image_size=size,
+        remedy="If it takes images of one size only, name that by --teacher_image_size.",
     )
-    live = LiveTeacher(network, mean=data.mean, std=data.std, teacher_mean=known[0], teacher_std=known[1]).to(
-        device
-    )
+    live = LiveTeacher(
+        network,
+        mean=data.mean,
+        std=data.std,
+        teacher_mean=known[0],
+        teacher_std=known[1],
+        image_size=None if size == data.image_size else size,
+    ).to(device)
     if torch.device(device).type == "cpu":
         # On CUDA the bias is added by a kernel of its own, as batch norm is one: nothing would be gained.
-        live.fold(data.image_size)
+        live.fold(size)
     report = TeacherReport(
         network=name,
         source=source,
@@ -119,6 +136,7 @@ def open_teacher(
         mean=[float(value) for value in known[0]],
         std=[float(value) for value in known[1]],
         normalization=origin,
+        image_size=live.image_size,
     )
     return live, report
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cmkd.errors import InputError
-from cmkd.training.config import one_or_several, require_statistics
+from cmkd.training.config import one_or_several, require_input
 
 
 @dataclass(kw_only=True)
@@ -23,6 +23,8 @@ class CacheConfig:
             each that is given by name, in their order, or one for all of these.
         teacher_mean: Mean that the teacher's images are normalised with, if the teacher does not tell.
         teacher_std: Standard deviation that goes with `teacher_mean`.
+        teacher_image_size: Side of the images that the teacher expects, which are resized for it; by
+            default what its run folder says, or that of the data.
         data: Data set: a name from `cmkd list datasets`; all its training images are looked at.
         data_root: Folder that holds (or receives) the data set's files; the embedded set needs none.
         image_size: Side of the images in pixels; 224 by default for images of your own.
@@ -46,6 +48,7 @@ class CacheConfig:
     teacher_weights: list[str] | str | None = None
     teacher_mean: list[float] | None = None
     teacher_std: list[float] | None = None
+    teacher_image_size: int | None = None
     data: str = "fashion-mnist-12k"
     data_root: str | None = None
     image_size: int | None = None
@@ -70,7 +73,7 @@ class CacheConfig:
         self.teacher = one_or_several(self.teacher)
         if self.teacher is None and not self.verify:
             raise InputError("--teacher is required: the network whose logits are to be written down.")
-        require_statistics(self.teacher_mean, self.teacher_std)
+        require_input(self.teacher_mean, self.teacher_std, self.teacher_image_size)
         for name, least in (("views", 1), ("batch_size", 1), ("workers", 0), ("augment_seed", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"--{name} is {getattr(self, name)}; it has to be at least {least}.")

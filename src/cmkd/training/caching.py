@@ -113,6 +113,7 @@ def open_network(
         weights=config.teacher_weights,
         mean=config.teacher_mean,
         std=config.teacher_std,
+        image_size=config.teacher_image_size,
         device=device,
     )
 
@@ -133,7 +134,10 @@ def cache_identity(
         The keys of `Manifest.identity`, but for the type that the logits are stored in.
     """
     augment = augment or data.augment
-    of_teacher = {} if report is None else {"teacher": report.sha256, "mean": report.mean, "std": report.std}
+    of_teacher: dict[str, Any] = {}
+    if report is not None:
+        of_teacher = {"teacher": report.sha256, "mean": report.mean, "std": report.std}
+        of_teacher["teacher_image_size"] = report.image_size
     return {
         **of_teacher,
         "data": data.name,

@@ -161,6 +161,8 @@ class DistillConfig(RunConfig):
             each that is given by name, in their order, or one for all of these.
         teacher_mean: Mean that the teacher's images are normalised with, if the teacher does not tell.
         teacher_std: Standard deviation that goes with `teacher_mean`.
+        teacher_image_size: Side of the images that the teacher expects, which are resized for it; by
+            default what its run folder says, or that of the data.
         cache: Folder with the teacher's logits for the training images, written by `cmkd cache`.
         student: Network to train: a name from `cmkd list models`, `timm:NAME`, `torchvision:NAME` or
             `package.module:factory`.
@@ -175,6 +177,7 @@ class DistillConfig(RunConfig):
     teacher_weights: list[str] | str | None = None
     teacher_mean: list[float] | None = None
     teacher_std: list[float] | None = None
+    teacher_image_size: int | None = None
     cache: str | None = None
     student: str = "resnet8"
     task_weight: float | None = None
@@ -196,11 +199,12 @@ class DistillConfig(RunConfig):
             raise InputError(
                 "--teacher is required: a run folder, or a network by name; or --cache with its logits."
             )
-        if self.teacher is None and (self.teacher_weights or self.teacher_mean):
+        if self.teacher is None and (self.teacher_weights or self.teacher_mean or self.teacher_image_size):
             raise InputError(
-                "--teacher_weights and --teacher_mean say something of --teacher; give that too."
+                "--teacher_weights, --teacher_mean and --teacher_image_size say something of --teacher; give "
+                "that too."
             )
-        require_statistics(self.teacher_mean, self.teacher_std)
+        require_input(self.teacher_mean, self.teacher_std, self.teacher_image_size)
         for loss in (self.loss, *self.with_):
             if "name" not in loss:
                 raise InputError(f"the loss {loss} has no 'name'; give for example {{'name': 'CMKD'}}.")
@@ -224,8 +228,10 @@ def one_or_several(teacher: list[str] | str | None) -> list[str] | str | None:
     return teacher[0] if isinstance(teacher, list) and len(teacher) == 1 else teacher
 
 
-def require_statistics(mean: list[float] | None, std: list[float] | None) -> None:
-    """Raise `InputError` unless a teacher's mean and standard deviation are both given, or neither."""
+def require_input(mean: list[float] | None, std: list[float] | None, image_size: int | None) -> None:
+    """Raise `InputError` unless a teacher's mean and std go together and its images have a size."""
+    if image_size is not None and image_size < 8:
+        raise InputError(f"--teacher_image_size is {image_size}; it has to be at least 8.")
     if (mean is None) != (std is None):
         raise InputError("--teacher_mean and --teacher_std go together; one of them is missing.")
     if std is not None and not all(value > 0 for value in std):

@@ -73,8 +73,9 @@ def prepare(
         InputError: Layers cannot be found, or a loss fails.
     """
     losses = objective.feature_losses
+    size = teacher.image_size or data.image_size
     if any(loss.student_layers is None or loss.teacher_layers is None for loss in losses):
-        layers = [_layers(network, data.image_size) for network in (student, teacher.network)]
+        layers = [_layers(student, data.image_size), _layers(teacher.network, size)]
         for loss in losses:
             with named_if_it_fails(type(loss), "to choose its layers"):
                 loss.choose_layers(*layers)
@@ -88,7 +89,7 @@ def prepare(
     for loss in losses:
         classifier = None
         if loss.needs_classifier:
-            name = _layers(teacher.network, data.image_size).classifier
+            name = _layers(teacher.network, size).classifier
             classifier = teacher.network.get_submodule(name)
         with named_if_it_fails(type(loss), "to make its parts from a trial batch"):
             loss.build(answered, taught, num_samples=len(data.train), classifier=classifier, seed=seed)

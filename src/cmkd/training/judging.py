@@ -89,7 +89,7 @@ def judge(
     if teacher is not None and said is not None:
         result["teacher"] = evaluate_logits(said[0], targets, None)
         # Members are run one after the other.
-        times = [cpu_latency(member.network, data.image_size) for member in teacher.members]
+        times = [cpu_latency(each.network, each.image_size or data.image_size) for each in teacher.members]
         result["teacher"] |= {key: sum(each[key] for each in times) for key in times[0]}
     result["test"] = evaluate_logits(logits, targets, None if said is None else said[0])
     return result

@@ -82,6 +82,7 @@ def evaluate(
             weights=config["teacher_weights"],
             mean=config["teacher_mean"],
             std=config["teacher_std"],
+            image_size=config.get("teacher_image_size"),
             device=device,
         )
         folder.refuse_other_teacher(report.source, report.sha256)

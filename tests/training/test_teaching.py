@@ -1,15 +1,19 @@
-"""A student of several teachers: by options, from a cache, and measured again."""
+"""A student of several teachers, or of one that expects images of another size."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from cmkd import data as datasets
 from cmkd.cli import main
 from cmkd.errors import InputError
 from cmkd.models import read_state_dict
-from cmkd.training import CacheConfig, DistillConfig, cache, distill, evaluate
+from cmkd.report import write_report
+from cmkd.training import CacheConfig, DistillConfig, TrainConfig, cache, distill, evaluate, train
+from tests import tiny_networks
 
 NAMES = ["tiny_networks:teacher", "tiny_networks:staged_teacher"]
 pytestmark = pytest.mark.usefixtures("tiny_networks")
@@ -17,8 +21,6 @@ pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 @pytest.fixture(autouse=True)
 def _few_images(monkeypatch):
-    from dataclasses import replace
-
     whole = datasets.load("fashion-mnist-12k")
     train, test = (
         datasets.TensorImages(part.images[:count], part.targets[:count])
@@ -100,3 +102,72 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
 
 def test_a_list_of_one_is_the_same_run(tmp_path):
     assert config(tmp_path, teacher=NAMES[:1]).identity() == config(tmp_path, teacher=NAMES[0]).identity()
+
+
+@pytest.fixture
+def larger():
+    """A teacher that fails on images of another size than 40 x 40."""
+    return {"teacher": f"{__name__}:of_40", "teacher_image_size": 40}
+
+
+def of_40(num_classes):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        network = tiny_networks.Staged(num_classes, 6)
+    network.first = nn.Sequential(nn.Unflatten(2, (40, 1)), nn.Flatten(2, 3), network.first)
+    return network
+
+
+def test_a_teacher_of_another_image_size(tmp_path, larger):
+    with pytest.raises(InputError, match=r"failed on an image of 28 x 28.*name that by --teacher_image_size"):
+        distill(config(tmp_path / "run", teacher=larger["teacher"]), progress=False)
+    path = str(tmp_path / "cache")
+    stored = {"dtype": "float32", "batch_size": 64, "views": 2}
+    cache(CacheConfig(path=path, teacher_weights="random", **larger, **stored))
+    live = distill(config(tmp_path / "live", views=2, **larger), progress=False)
+    cached = distill(config(tmp_path / "cached", cache=path, **larger), progress=False)
+    assert all(torch.equal(value, weights(live)[key]) for key, value in weights(cached).items())
+    assert cached.read_json("teacher.json")["image_size"] == 40
+    assert evaluate(live.path)["teacher"]["nll"] == live.read_json("result.json")["teacher"]["nll"]
+    page = write_report(tmp_path / "report.html", {"CMKD": [live]}, title="one").read_text()
+    assert "resized to 40 x 40" in page
+
+
+@pytest.mark.parametrize(("of_the_cache", "of_the_run"), [(None, 20), (20, None), (20, 24)])
+def test_a_cache_for_another_image_size_of_the_teacher(tmp_path, of_the_cache, of_the_run):
+    one = {"teacher": NAMES[0], "teacher_weights": "random"}
+    cache(CacheConfig(path=str(tmp_path / "cache"), teacher_image_size=of_the_cache, **one))
+    asked = {**one, "cache": str(tmp_path / "cache"), "teacher_image_size": of_the_run}
+    with pytest.raises(InputError, match=f"--teacher_image_size: there {of_the_cache}, now {of_the_run}"):
+        distill(config(tmp_path / "run", **asked), progress=False)
+
+
+def test_features_of_a_teacher_of_another_image_size(tmp_path, larger):
+    """Its map is larger than the student's, which is bridged."""
+    added = [{"name": "AT"}, {"name": "FitNet"}, {"name": "RKD"}]
+    student = {"student": "tiny_networks:staged", "lr": 0.01}
+    run = distill(config(tmp_path / "run", with_=added, **student, **larger), progress=False)
+    first, last = (row["train"] for row in run.read_metrics())
+    assert last["loss"] < first["loss"]
+    assert last["AT"] > 0
+
+
+def test_an_ensemble_of_two_image_sizes(tmp_path, capsys):
+    mixed = [str(tmp_path / "small"), NAMES[0]]
+    train(TrainConfig(model="tiny_networks:student", epochs=1, out=mixed[0]), progress=False)
+    card = json.loads((tmp_path / "small/model.json").read_text())
+    (tmp_path / "small/model.json").write_text(json.dumps({**card, "image_size": 20}))
+    options = ["--teacher", mixed[0], "--teacher", mixed[1], "--teacher_weights", "random", "--epochs", "1"]
+    out = tmp_path / "run"
+    assert main(["distill", *options, "--student", "tiny_networks:student", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "images of tiny_networks:student: resized to 20 x 20" in said
+    assert said.count("resized") == 1
+    assert json.loads((out / "teacher.json").read_text())["image_size"] == [20, None]
+
+
+def test_a_size_that_cannot_be(tmp_path):
+    with pytest.raises(InputError, match="--teacher_image_size is 4; it has to be at least 8"):
+        config(tmp_path, teacher_image_size=4)
+    with pytest.raises(InputError, match="--teacher_image_size say something of --teacher"):
+        config(tmp_path, teacher=None, teacher_weights=None, cache="logits", teacher_image_size=40)
