@@ -141,8 +141,11 @@ def test_layers_by_name(tmp_path):
             {"with_": [{"name": f"{__name__}.Lost"}]},
             r"Lost failed to choose its layers: AttributeError.*neck",
         ),
-        ({"with_": [{"name": "AT", "student_layers": ["first", "second", "pool"]}]}, r"in pairs"),
-        ({"with_": [{"name": "SP", "student_layers": ["frist"]}]}, r"'frist'; did you mean 'first"),
+        ({"with_": [{"name": "AT", "student_layers": ["first", "pool"]}]}, r"give teacher_layers"),
+        (
+            {"with_": [{"name": "SP", "student_layers": ["frist"], "teacher_layers": ["first"]}]},
+            r"'frist'; did you mean 'first",
+        ),
         ({"with_": [{"name": "FSP", "student_layers": ["pool"], "teacher_layers": ["pool"]}]}, "two or more"),
     ],
 )

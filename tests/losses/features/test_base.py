@@ -8,7 +8,16 @@ from torch import nn
 
 from cmkd.errors import InputError
 from cmkd.losses import available_on_features, resolve
-from cmkd.losses.features import ATLoss, FeatureLoss, FitNetLoss, Outputs, RKDLoss, SPLoss
+from cmkd.losses.features import (
+    ATLoss,
+    FeatureLoss,
+    FitNetLoss,
+    Outputs,
+    ReviewKDLoss,
+    RKDLoss,
+    SPLoss,
+    SRRLLoss,
+)
 from cmkd.losses.features.shaping import as_map, pool_to, unit
 
 ALL = available_on_features()
@@ -217,9 +226,6 @@ def test_the_rules_pair_from_the_last_stage_backwards():
     distill = ATLoss()
     distill.choose_layers(LAYERS, longer)
     assert (distill.student_layers, distill.teacher_layers) == (["a", "b"], ["c", "d"])
-    distill = ATLoss(teacher_layers=["x"])
-    distill.choose_layers(LAYERS, longer)
-    assert (distill.student_layers, distill.teacher_layers) == (["b"], ["x"])
     distill = SPLoss()
     distill.choose_layers(LAYERS, longer)
     assert (distill.student_layers, distill.teacher_layers) == (["b"], ["d"])
@@ -229,8 +235,56 @@ def test_the_rules_pair_from_the_last_stage_backwards():
     distill = FitNetLoss()
     distill.choose_layers(LAYERS, longer)
     assert (distill.student_layers, distill.teacher_layers) == (["b"], ["b"])
-    with pytest.raises(InputError, match=r"student are \['a', 'b', 'c'\].*in pairs"):
-        ATLoss(student_layers=["a", "b", "c"]).choose_layers(LAYERS, LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("distill", "of_student", "of_teacher"),
+    [
+        # The rule pairs s2-t2, s3-t3, s4-t4 of three stages and four.
+        (ATLoss(student_layers=["s2"]), ["s2"], ["t2"]),
+        (ATLoss(teacher_layers=["t4", "t3"]), ["s4", "s3"], ["t4", "t3"]),
+        (ATLoss(student_layers=["s3", "s3"]), ["s3", "s3"], ["t3", "t3"]),
+        (ReviewKDLoss(teacher_layers=["t3", "pt"]), ["s3", "ps"], ["t3", "pt"]),
+        (ReviewKDLoss(student_layers=["s2"]), ["s2"], ["t2:preactivation"]),
+        (RKDLoss(student_layers=["ps"]), ["ps"], ["pt"]),
+        (SRRLLoss(student_layers=["s4"]), ["s4"], ["pt"]),
+    ],
+)
+def test_layers_of_one_network_are_paired_with_what_the_rule_pairs_them_with(distill, of_student, of_teacher):
+    distill.choose_layers(
+        SimpleNamespace(stages=["s2", "s3", "s4"], pooled="ps", classifier="fc"),
+        SimpleNamespace(stages=["t1", "t2", "t3", "t4"], pooled="pt", classifier="fc"),
+    )
+    assert (distill.student_layers, distill.teacher_layers) == (of_student, of_teacher)
+
+
+@pytest.mark.parametrize(
+    ("distill", "words"),
+    [
+        (ATLoss(teacher_layers=["x", "d"]), r"teacher_layers names \['x'\].*give student_layers, too"),
+        # The rule compares the second stage alone, and has no partner for the third.
+        (FitNetLoss(student_layers=["c"]), r"FitNetLoss by itself compares \['b'\].*give teacher_layers"),
+        # The first of four stages has no partner among three.
+        (ATLoss(teacher_layers=["a"]), r"teacher_layers names \['a'\]"),
+    ],
+)
+def test_layers_that_the_rule_does_not_pair_need_both_names(distill, words):
+    three = SimpleNamespace(stages=["a", "b", "c"], pooled="p", classifier="fc")
+    four = SimpleNamespace(stages=["a", "b", "c", "d"], pooled="p", classifier="fc")
+    with pytest.raises(InputError, match=words):
+        distill.choose_layers(three, four)
+
+
+def test_a_layer_may_be_compared_with_several(make_outputs):
+    student = make_outputs((4, 3, 8, 8), (4, 5, 8, 8), seed=1)
+    teacher = make_outputs((4, 6, 8, 8), (4, 7, 8, 8), seed=2)
+    pairs = [("a", "b"), ("a", "a"), ("b", "b")]
+
+    def loss(pairs):
+        of_student, of_teacher = ([pair[side] for pair in pairs] for side in (0, 1))
+        return ATLoss(student_layers=of_student, teacher_layers=of_teacher)(student, teacher)
+
+    torch.testing.assert_close(loss(pairs), sum(loss([pair]) for pair in pairs))
 
 
 def test_input_that_does_not_fit_is_named(make_outputs):

@@ -31,7 +31,8 @@ class FeatureLoss(DistillationMethod):
         weight: Factor of the term.
         student_layers: Names of the layers of the student, as `Capture` takes them; None leaves them to the
             rule of the method.
-        teacher_layers: Names of the layers of the teacher, paired with them.
+        teacher_layers: Names of the layers of the teacher, paired with them. A layer may be named more than
+            once, to compare it with several of the other network.
     """
 
     #: Whether `indices` have to be given.
@@ -79,24 +80,38 @@ class FeatureLoss(DistillationMethod):
     def choose_layers(self, student: NetworkLayers, teacher: NetworkLayers) -> None:
         """Fill in, by the rule of the method, the layers that were left open.
 
-        Networks with unequal numbers of stages are paired from the last stage backwards.
+        The rule names layers of both networks, which are paired from the last backwards where one has more
+        stages. Where one network's layers are given, the other's are those that the rule pairs with them, so
+        each has to be one of the rule's own; `layer2` may stand for `layer2:preactivation`.
 
         Args:
             student: The layers that the student has to offer.
             teacher: Those of the teacher.
 
         Raises:
-            InputError: One network's layers are given and their number is not that of the other's rule.
+            InputError: One network's layers are given, and the rule pairs none of the other's with them.
         """
-        of_student = self.student_layers or list(self.student_rule(student))
-        of_teacher = self.teacher_layers or list(self.teacher_rule(teacher))
-        count = min(len(of_student), len(of_teacher))
-        if self.student_layers is None:
-            of_student = of_student[-count:]
-        if self.teacher_layers is None:
-            of_teacher = of_teacher[-count:]
-        _check_pairs(of_student, of_teacher)
-        self.student_layers, self.teacher_layers = of_student, of_teacher
+        of_student, of_teacher = list(self.student_rule(student)), list(self.teacher_rule(teacher))
+        if self.student_layers is not None and self.teacher_layers is None:
+            self.teacher_layers = self._partners("student", self.student_layers, of_student, of_teacher)
+        elif self.teacher_layers is not None and self.student_layers is None:
+            self.student_layers = self._partners("teacher", self.teacher_layers, of_teacher, of_student)
+        elif self.student_layers is None:
+            count = min(len(of_student), len(of_teacher))
+            self.student_layers, self.teacher_layers = of_student[-count:], of_teacher[-count:]
+            _check_pairs(self.student_layers, self.teacher_layers)
+
+    def _partners(self, who: str, given: list[str], own: list[str], others: list[str]) -> list[str]:
+        """Return what the rule pairs with the layers given for one network."""
+        paired = dict(zip(reversed(own), reversed(others), strict=False))
+        paired = {name.partition(":")[0]: partner for name, partner in paired.items()} | paired
+        if unknown := [name for name in given if name not in paired]:
+            open_side = "teacher_layers" if who == "student" else "student_layers"
+            raise InputError(
+                f"{who}_layers names {unknown}, and {type(self).__name__} by itself compares {own} of the "
+                f"{who} with {others}: give {open_side}, too, as many names as in {who}_layers."
+            )
+        return [paired[name] for name in given]
 
     def build(
         self,
@@ -200,11 +215,14 @@ class FeatureLoss(DistillationMethod):
                 f"{type(self).__name__} compares features: call it with the Outputs of a Capture of each "
                 f"network, not with {type(student).__name__} and {type(teacher).__name__}."
             )
-        of_student = _select("student", student, self.student_layers)
-        of_teacher = _select("teacher", teacher, self.teacher_layers)
-        _check_pairs(list(of_student), list(of_teacher))
-        pairs = list(zip(of_student.values(), of_teacher.values(), strict=True))
-        for (name, one), other in zip(of_student.items(), of_teacher.values(), strict=True):
+        of_student = _names("student", student, self.student_layers)
+        of_teacher = _names("teacher", teacher, self.teacher_layers)
+        _check_pairs(of_student, of_teacher)
+        pairs = [
+            (student.features[one], teacher.features[other])
+            for one, other in zip(of_student, of_teacher, strict=True)
+        ]
+        for name, (one, other) in zip(of_student, pairs, strict=True):
             if len(one) != len(other) or one.device != other.device or one.numel() == 0:
                 raise InputError(
                     f"features of {name!r}: student {tuple(one.shape)} on {one.device}, teacher "
@@ -213,16 +231,16 @@ class FeatureLoss(DistillationMethod):
         return pairs
 
 
-def _select(who: str, outputs: Outputs, layers: list[str] | None) -> dict[str, Tensor]:
+def _names(who: str, outputs: Outputs, layers: list[str] | None) -> list[str]:
+    """Return the layers that are compared, in which one may come twice."""
     if layers is None:
-        return outputs.features
-    missing = [name for name in layers if name not in outputs.features]
-    if missing:
+        return list(outputs.features)
+    if missing := [name for name in layers if name not in outputs.features]:
         raise InputError(
             f"the outputs of the {who} hold {list(outputs.features)}, but not {missing}: give Capture all "
             f"layers of the loss, {layers}."
         )
-    return {name: outputs.features[name] for name in layers}
+    return layers
 
 
 def _check_pairs(student: Sequence[str], teacher: Sequence[str]) -> None:
