@@ -5,6 +5,7 @@ from torch import nn
 
 from cmkd import CMKDLoss, KDLoss
 from cmkd.errors import InputError
+from cmkd.training.config import DistillConfig
 from cmkd.training.objective import (
     Objective,
     build_added,
@@ -137,3 +138,22 @@ def test_a_factor_for_a_loss_that_has_none(batch):
     own = {"name": "FitNet", "weight": 3.0}
     assert build_added(own)[0].weight == 3.0
     assert build_added(own)[1] == 1.0
+
+
+@pytest.mark.parametrize("spec", ["KD", {"temperature": 2.0}, {"name": 3}, {"name": None}, None], ids=str)
+def test_a_method_without_a_name_is_refused_before_anything(spec):
+    with pytest.raises(InputError) as refused:
+        DistillConfig(teacher="resnet8", with_=[spec])
+    assert repr(spec) in str(refused.value)
+    with pytest.raises(InputError):
+        DistillConfig(teacher="resnet8", loss=spec)
+
+
+def test_what_is_added_is_a_list():
+    with pytest.raises(InputError, match=r"`with` is 'ReviewKD'.*list"):
+        DistillConfig(teacher="resnet8", with_="ReviewKD")
+
+
+def test_a_factor_that_is_no_number_is_named():
+    with pytest.raises(InputError, match="weight of KD is 'abc'"):
+        build_added({"name": "KD", "weight": "abc"})

@@ -207,8 +207,9 @@ def check_rank_options(method: str, softness: float | None, strength: float | No
     if method not in _METHODS:
         raise unknown_name("rank method", str(method), _METHODS)
     for name, value in (("softness", softness), ("strength", strength)):
-        if value is not None and not 0 < value < math.inf:
-            raise InputError(f"{name} is {value}: it has to be a positive number.")
+        is_number = isinstance(value, (int, float)) or hasattr(value, "__float__")
+        if value is not None and not (is_number and 0 < value < math.inf):
+            raise InputError(f"{name} is {value!r}: it has to be a positive number.")
     if strength is not None and method != "l2":
         raise InputError(f"strength belongs to method 'l2', not {method!r}: give softness instead.")
     if strength is not None and softness is not None:

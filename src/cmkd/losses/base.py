@@ -100,9 +100,30 @@ def check_choice(name: str, value: object, known: Iterable[str]) -> None:
 
 
 def check_number(name: str, value: float, *, positive: bool = False, at_most: float = math.inf) -> None:
-    """Raise `InputError` unless the option is a finite number within its bounds."""
-    low_enough = value <= at_most and value < math.inf
-    if not (low_enough and (value > 0 if positive else value >= 0)):
+    """Raise `InputError` unless the option is a finite number within its bounds.
+
+    What a file or a caller gave may be of any type: text and truth values are no numbers, those of NumPy and
+    tensors of one element are.
+    """
+    fits = not isinstance(value, bool) and (isinstance(value, (int, float)) or hasattr(value, "__float__"))
+    fits = fits and value <= at_most and value < math.inf and (value > 0 if positive else value >= 0)
+    if not fits:
         bounds = "positive" if positive else "at least 0"
         bounds += "" if at_most == math.inf else f" and at most {at_most:g}"
-        raise InputError(f"{name} is {value}: it has to be a finite number, {bounds}.")
+        raise InputError(f"{name} is {value!r}: it has to be a finite number, {bounds}.")
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise `InputError` unless the option is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} is {value!r}: it has to be a whole number of at least 1.")
+
+
+def check_names(name: str, value: object) -> None:
+    """Raise `InputError` unless the option is a list of layers' names, or None; YAML reads 2 as a number."""
+    listed = value if isinstance(value, (list, tuple)) else ()
+    if value is not None and not (listed and all(isinstance(each, str) for each in listed)):
+        raise InputError(
+            f"{name} is {value!r}: give lists of names, such as ['layer2', 'layer3'], or None; a name that "
+            "is a number needs quotes: ['2']."
+        )

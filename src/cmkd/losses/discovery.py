@@ -67,12 +67,15 @@ def resolve(name: str) -> type[nn.Module]:
         The class.
 
     Raises:
-        InputError: Nothing of that name, with the nearest names; or it is no `nn.Module`.
+        InputError: Nothing of that name, with the nearest names; or it is no `nn.Module`; or the name is no
+            text.
 
     Example:
         >>> resolve("KD").__name__, resolve("torch.nn.MSELoss").__name__
         ('KDLoss', 'MSELoss')
     """
+    if not isinstance(name, str):
+        raise InputError(f"a loss is named by text, such as 'CMKD', not by {name!r}.")
     module_name, _, class_name = name.rpartition(".")
     if not module_name:
         by_name: dict[str, type[nn.Module]] = {**available(), **available_on_features()}

@@ -205,9 +205,7 @@ class DistillConfig(RunConfig):
                 "that too."
             )
         require_input(self.teacher_mean, self.teacher_std, self.teacher_image_size)
-        for loss in (self.loss, *self.with_):
-            if "name" not in loss:
-                raise InputError(f"the loss {loss} has no 'name'; give for example {{'name': 'CMKD'}}.")
+        require_names(self.loss, self.with_)
 
     def _plain(self) -> dict[str, Any]:
         plain = super()._plain()
@@ -240,4 +238,13 @@ def require_input(mean: list[float] | None, std: list[float] | None, image_size:
 
 def _slug(*parts: str) -> str:
     text = "-".join(parts).lower()
+def require_names(loss: object, added: object) -> None:
+    """Raise `InputError` unless `loss` and each of the list `with` are options with a name."""
+    if not isinstance(added, list):
+        raise InputError(f"`with` is {added!r}; it has to be a list, such as [{{name: ReviewKD}}].")
+    for spec in (loss, *added):
+        if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
+            raise InputError(f"the loss {spec!r} has no name; it should read like {{name: CMKD, alpha: 8}}.")
+
+
     return "".join(char if char.isalnum() or char in "-._" else "-" for char in text)

@@ -148,7 +148,7 @@ def test_bad_input(vectors, make_outputs):
     two = make_outputs((6, 5), (6, 5))
     with pytest.raises(InputError, match=r"contrasts one layer, not 2"):
         CRDLoss().build(two, two, num_samples=IMAGES)
-    with pytest.raises(InputError, match=r"negatives 0"):
+    with pytest.raises(InputError, match=r"negatives is 0"):
         CRDLoss(negatives=0)
     with pytest.raises(InputError, match=r"momentum is 1\.5.*at most 1"):
         CRDLoss(momentum=1.5)

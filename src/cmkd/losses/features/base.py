@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cmkd.errors import InputError
 from cmkd.functional.precision import as_float, full_precision
-from cmkd.losses.base import check_number
+from cmkd.losses.base import check_names, check_number
 from cmkd.losses.features.outputs import FeatureBatch, NetworkLayers, Outputs, Trial
 from cmkd.losses.method import DistillationMethod
 
@@ -49,11 +49,8 @@ class FeatureLoss(DistillationMethod):
     ) -> None:
         super().__init__()
         check_number("weight", weight)
-        both = (student_layers, teacher_layers)
-        if any(isinstance(layers, str) or layers == [] for layers in both):
-            raise InputError(
-                f"layers are {both}: give lists of names, such as ['layer2', 'layer3'], or None."
-            )
+        check_names("student_layers", student_layers)
+        check_names("teacher_layers", teacher_layers)
         if student_layers is not None and teacher_layers is not None:
             _check_pairs(student_layers, teacher_layers)
         self.weight = weight

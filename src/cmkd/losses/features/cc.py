@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from cmkd.errors import InputError
+from cmkd.losses.base import check_count
 from cmkd.losses.features.base import FeatureLoss
 from cmkd.losses.features.outputs import FeatureBatch, NetworkLayers, Trial
 
@@ -38,8 +38,7 @@ class CCLoss(FeatureLoss):
         teacher_layers: list[str] | None = None,
     ) -> None:
         super().__init__(weight=weight, student_layers=student_layers, teacher_layers=teacher_layers)
-        if width < 1:
-            raise InputError(f"width is {width}: an embedding needs at least 1 number.")
+        check_count("width", width)
         self.width = width
 
     @property

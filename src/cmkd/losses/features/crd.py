@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmkd.errors import InputError
-from cmkd.losses.base import check_number
+from cmkd.losses.base import check_count, check_number
 from cmkd.losses.features.base import FeatureLoss
 from cmkd.losses.features.outputs import FeatureBatch, NetworkLayers, Trial
 from cmkd.losses.features.shaping import unit
@@ -67,8 +67,8 @@ class CRDLoss(FeatureLoss):
         teacher_layers: list[str] | None = None,
     ) -> None:
         super().__init__(weight=weight, student_layers=student_layers, teacher_layers=teacher_layers)
-        if width < 1 or negatives < 1:
-            raise InputError(f"width is {width}, negatives {negatives}: both have to be at least 1.")
+        check_count("width", width)
+        check_count("negatives", negatives)
         check_number("temperature", temperature, positive=True)
         check_number("momentum", momentum, at_most=1.0)
         self.width = width
