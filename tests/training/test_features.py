@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from cmkd import data as datasets
 from cmkd.errors import InputError, Interrupted
 from cmkd.losses.features import FeatureLoss, FitNetLoss, RKDLoss
 from cmkd.models import read_state_dict
@@ -47,6 +48,19 @@ class Astray(FeatureLoss):
 class Lost(Astray):
     def student_rule(self, layers):
         return layers.neck
+
+
+class Watching(FeatureLoss):
+    """Keeps what it was told when it was made."""
+
+    trial = None
+
+    def make(self, trial):
+        Watching.trial = trial
+
+    def compare(self, batch):
+        assert set(batch.indices.tolist()) <= set(Watching.trial.trained_on.tolist())
+        return batch.student[0].mean()
 
 
 def rows(folder):
@@ -105,6 +119,17 @@ def test_a_run_that_was_stopped_ends_the_same(tmp_path, monkeypatch):
     expected = weights(whole)
     assert all(torch.equal(value, expected[name]) for name, value in weights(stopped).items())
     assert rows(stopped) == rows(whole)
+
+
+def test_a_method_is_told_what_is_trained_on(tmp_path):
+    with_ = [{"name": f"{__name__}.Watching"}]
+    distill(config(tmp_path / "run", epochs=1, with_=with_), progress=False)
+    trial, images = Watching.trial, datasets.load("fashion-mnist-12k").train
+    assert trial.num_samples == len(trial.targets) == len(images)
+    assert torch.equal(trial.targets, images.targets)
+    part, held_out = datasets.split(images.targets, 0.95, 0)
+    assert torch.equal(trial.trained_on, part)
+    assert len(held_out) + len(part) == len(images)
 
 
 def test_what_is_learnt_starts_alike_and_the_student_too(tmp_path):

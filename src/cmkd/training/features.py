@@ -92,7 +92,15 @@ def prepare(
             name = _layers(teacher.network, size).classifier
             classifier = teacher.network.get_submodule(name)
         with named_if_it_fails(type(loss), "to make its parts from a trial batch"):
-            loss.build(answered, taught, num_samples=len(data.train), classifier=classifier, seed=seed)
+            loss.build(
+                answered,
+                taught,
+                num_samples=len(data.train),
+                trained_on=loader.indices,
+                targets=data.train.targets,
+                classifier=classifier,
+                seed=seed,
+            )
     check_objective(objective, answered, taught, batch.targets, batch.indices)
     return of_student, see_teacher
 

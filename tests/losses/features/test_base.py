@@ -71,7 +71,7 @@ def test_the_gradient_reaches_the_student_and_never_the_teacher(kind, make_outpu
 def test_gradients_are_those_of_the_value(kind, make_outputs):
     """Against differences in float64, along random directions."""
     student, teacher = networks(make_outputs, torch.float64, samples=4)
-    distill = prepared(kind, student, teacher).double()
+    distill = prepared(kind, student, teacher)
     call(distill, student, teacher)  # sets what is set by the first batch
     distill.eval()
     names = [name.partition(":")[0] for name in distill.student_layers]

@@ -14,10 +14,10 @@ INDICES = torch.tensor([3, 29, 0, 11, 12, 7])
 TARGET = torch.tensor([0, 1, 0, 2, 2, 1])
 
 
-def built(vectors, images=IMAGES, **options):
+def built(vectors, images=IMAGES, *, trained_on=None, targets=None, **options):
     distill = CRDLoss(**{"width": 4, "negatives": 12, "temperature": 0.5, **options})
-    distill.build(*vectors, num_samples=images)
-    return distill.double()
+    distill.build(*vectors, num_samples=images, trained_on=trained_on, targets=targets)
+    return distill
 
 
 def embeddings(distill, vectors):
@@ -117,6 +117,40 @@ def test_the_backward_pass_after_the_update_sees_the_old_banks(vectors):
     torch.testing.assert_close(torch.autograd.grad(loss, x), torch.autograd.grad(frozen, x))
 
 
+def test_two_steps_may_share_a_backward_pass(vectors):
+    """The first one's slope is that before its update, and the second one's that after it."""
+    x = vectors[0].features["a"]
+    distill = built(vectors)
+    both = torch.autograd.grad(sum(distill(*vectors, TARGET, INDICES) for _ in range(2)), x)[0]
+    distill = built(vectors)
+    one_by_one = [torch.autograd.grad(distill(*vectors, TARGET, INDICES), x)[0] for _ in range(2)]
+    torch.testing.assert_close(both, sum(one_by_one))
+
+
+def test_what_is_held_out_is_as_if_it_were_not_there(vectors):
+    """The same as on data of nothing but the images that are trained on, in another order."""
+    part = torch.tensor([29, 4, 3, 0, 7, 15, 11, 12, 20, 21])
+    distill = built(vectors, trained_on=part)
+    small = built(vectors, images=len(part))
+    assert len(distill.student_bank) == len(distill.teacher_bank) == len(part)
+    place = torch.tensor([part.tolist().index(index) for index in INDICES.tolist()])
+    for _ in range(3):
+        assert torch.equal(distill(*vectors, TARGET, INDICES), small(*vectors, TARGET, place))
+    assert torch.equal(distill.teacher_bank, small.teacher_bank)
+    with pytest.raises(InputError, match=r"image 5 is none of those.*as trained_on"):
+        distill(*vectors, TARGET, torch.tensor([3, 29, 0, 11, 5, 7]))
+
+
+def test_classes_that_are_known_are_never_drawn_for_their_own(vectors):
+    targets = torch.arange(IMAGES) % 3
+    part = torch.arange(IMAGES).flip(0)[:20]
+    distill = built(vectors, trained_on=part, targets=targets)
+    rows = torch.arange(6)
+    _, counts = distill._draw(rows, targets[part][rows])
+    assert (counts[targets[part] == targets[part][rows, None]] == 0).all()
+    assert (counts > 0).any(1).all()
+
+
 def test_low_temperatures_do_not_overflow(vectors):
     distill = built(vectors, temperature=1e-3).float()
     student, teacher = (
@@ -143,7 +177,7 @@ def test_bad_input(vectors, make_outputs):
     distill = built(vectors)
     with pytest.raises(InputError, match=r"pass indices"):
         distill(*vectors, TARGET)
-    with pytest.raises(InputError, match=r"go from 0 to 30, but 30 images are remembered"):
+    with pytest.raises(InputError, match=r"go from 0 to 30, but there are 30 images"):
         distill(*vectors, TARGET, torch.tensor([0, 30, 2, 3, 4, 5]))
     two = make_outputs((6, 5), (6, 5))
     with pytest.raises(InputError, match=r"contrasts one layer, not 2"):

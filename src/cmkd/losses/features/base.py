@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from cmkd.errors import InputError
-from cmkd.functional.precision import as_float, full_precision
+from cmkd.functional.precision import full_precision
 from cmkd.losses.base import check_names, check_number
 from cmkd.losses.features.outputs import FeatureBatch, NetworkLayers, Outputs, Trial
+from cmkd.losses.features.pairing import check_pairs, common_dtype, paired_features, partners
 from cmkd.losses.method import DistillationMethod
 
 
@@ -52,7 +53,7 @@ class FeatureLoss(DistillationMethod):
         check_names("student_layers", student_layers)
         check_names("teacher_layers", teacher_layers)
         if student_layers is not None and teacher_layers is not None:
-            _check_pairs(student_layers, teacher_layers)
+            check_pairs(student_layers, teacher_layers)
         self.weight = weight
         self.student_layers = None if student_layers is None else list(student_layers)
         self.teacher_layers = None if teacher_layers is None else list(teacher_layers)
@@ -88,27 +89,16 @@ class FeatureLoss(DistillationMethod):
         Raises:
             InputError: One network's layers are given, and the rule pairs none of the other's with them.
         """
+        name = type(self).__name__
         of_student, of_teacher = list(self.student_rule(student)), list(self.teacher_rule(teacher))
         if self.student_layers is not None and self.teacher_layers is None:
-            self.teacher_layers = self._partners("student", self.student_layers, of_student, of_teacher)
+            self.teacher_layers = partners(name, "student", self.student_layers, of_student, of_teacher)
         elif self.teacher_layers is not None and self.student_layers is None:
-            self.student_layers = self._partners("teacher", self.teacher_layers, of_teacher, of_student)
+            self.student_layers = partners(name, "teacher", self.teacher_layers, of_teacher, of_student)
         elif self.student_layers is None:
             count = min(len(of_student), len(of_teacher))
             self.student_layers, self.teacher_layers = of_student[-count:], of_teacher[-count:]
-            _check_pairs(self.student_layers, self.teacher_layers)
-
-    def _partners(self, who: str, given: list[str], own: list[str], others: list[str]) -> list[str]:
-        """Return what the rule pairs with the layers given for one network."""
-        paired = dict(zip(reversed(own), reversed(others), strict=False))
-        paired = {name.partition(":")[0]: partner for name, partner in paired.items()} | paired
-        if unknown := [name for name in given if name not in paired]:
-            open_side = "teacher_layers" if who == "student" else "student_layers"
-            raise InputError(
-                f"{who}_layers names {unknown}, and {type(self).__name__} by itself compares {own} of the "
-                f"{who} with {others}: give {open_side}, too, as many names as in {who}_layers."
-            )
-        return [paired[name] for name in given]
+            check_pairs(self.student_layers, self.teacher_layers)
 
     def build(
         self,
@@ -116,6 +106,8 @@ class FeatureLoss(DistillationMethod):
         teacher: Outputs,
         *,
         num_samples: int | None = None,
+        trained_on: Tensor | None = None,
+        targets: Tensor | None = None,
         classifier: nn.Module | None = None,
         seed: int = 0,
     ) -> None:
@@ -125,7 +117,9 @@ class FeatureLoss(DistillationMethod):
             student: What the student makes of a trial batch.
             teacher: What the teacher makes of the same batch, which should be real images: some methods
                 measure the teacher on it.
-            num_samples: Training images; CRD needs to know.
+            num_samples: Images in the training data; CRD needs to know.
+            trained_on: Which of them are trained on, `(M,)` int64, where some are held out; None for all.
+            targets: Their classes, `(num_samples,)` int64; CRD draws better with them.
             classifier: The last layer of the teacher; SRRL needs it.
             seed: Of the random numbers they start with. Nothing else changes these, and no other random
                 numbers change by them.
@@ -144,17 +138,20 @@ class FeatureLoss(DistillationMethod):
                 f"{type(self).__name__} remembers every training image: pass build their number, "
                 "`num_samples=len(dataset)`."
             )
+        dtype = common_dtype(pairs)
         trial = Trial(
-            student=[each.detach() for each, _ in pairs],
-            teacher=[each.detach() for _, each in pairs],
+            student=[each.detach().to(dtype) for each, _ in pairs],
+            teacher=[each.detach().to(dtype) for _, each in pairs],
             num_samples=num_samples,
             num_classes=student.logits.shape[1],
             classifier=classifier,
+            trained_on=trained_on,
+            targets=targets,
         )
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.default_generator.manual_seed(seed)
             self.make(trial)
-        self.to(pairs[0][0].device)
+        self.to(pairs[0][0].device, dtype)
         self._needs_two = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.modules())
         self._is_built = True
 
@@ -194,7 +191,7 @@ class FeatureLoss(DistillationMethod):
             raise InputError(
                 f"{type(self).__name__} normalises over the batch, which has one image: leave it out."
             )
-        dtype = torch.promote_types(as_float(first).dtype, as_float(pairs[0][1]).dtype)
+        dtype = common_dtype(pairs)
         with full_precision(first):
             batch = FeatureBatch(
                 student=[each.to(dtype) for each, _ in pairs],
@@ -206,46 +203,8 @@ class FeatureLoss(DistillationMethod):
             return self.weight * self.compare(batch)
 
     def _pairs(self, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
-        """Return the features to be compared, after a look at their shapes."""
-        if not (isinstance(student, Outputs) and isinstance(teacher, Outputs)):
-            raise InputError(
-                f"{type(self).__name__} compares features: call it with the Outputs of a Capture of each "
-                f"network, not with {type(student).__name__} and {type(teacher).__name__}."
-            )
-        of_student = _names("student", student, self.student_layers)
-        of_teacher = _names("teacher", teacher, self.teacher_layers)
-        _check_pairs(of_student, of_teacher)
-        pairs = [
-            (student.features[one], teacher.features[other])
-            for one, other in zip(of_student, of_teacher, strict=True)
-        ]
-        for name, (one, other) in zip(of_student, pairs, strict=True):
-            if len(one) != len(other) or one.device != other.device or one.numel() == 0:
-                raise InputError(
-                    f"features of {name!r}: student {tuple(one.shape)} on {one.device}, teacher "
-                    f"{tuple(other.shape)} on {other.device}; both have to see the same images on one device."
-                )
-        return pairs
-
-
-def _names(who: str, outputs: Outputs, layers: list[str] | None) -> list[str]:
-    """Return the layers that are compared, in which one may come twice."""
-    if layers is None:
-        return list(outputs.features)
-    if missing := [name for name in layers if name not in outputs.features]:
-        raise InputError(
-            f"the outputs of the {who} hold {list(outputs.features)}, but not {missing}: give Capture all "
-            f"layers of the loss, {layers}."
-        )
-    return layers
-
-
-def _check_pairs(student: Sequence[str], teacher: Sequence[str]) -> None:
-    if len(student) != len(teacher) or not student:
-        raise InputError(
-            f"layers of the student are {list(student)}, of the teacher {list(teacher)}: they are compared "
-            "in pairs, so name as many of one as of the other, and at least one."
-        )
+        name = type(self).__name__
+        return paired_features(name, student, teacher, self.student_layers, self.teacher_layers)
 
 
 def _usable(x: Tensor) -> Tensor:

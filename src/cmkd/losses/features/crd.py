@@ -31,13 +31,15 @@ class CRDLoss(FeatureLoss):
     After each step in training mode the entries of the batch become $m \leftarrow \mu m + (1 - \mu) v$,
     divided by its length. $Z$ is set from the first batch.
 
-    Negatives are drawn with replacement from the images of other classes, as the published data loader does:
-    the labels are learnt as the images come by, and what is drawn of the image's own class is replaced by
-    counting the others more. Without a target only the image itself is left out.
+    The $M$ images are those that are trained on: none that is held out is remembered or drawn. Negatives are
+    drawn with replacement from those of other classes, as the published data loader does; what is drawn of
+    the image's own class is replaced by counting the others more. The classes are those that `build` is
+    given; without them they are learnt as the images come by, and until an image has come it may be drawn
+    for one of its own class. With no classes at all only the image itself is left out.
 
-    Banks, labels, $Z$ and the place in the sequence of random draws belong to the state of this module, so
+    Banks, classes, $Z$ and the place in the sequence of random draws belong to the state of this module, so
     that a run that is resumed draws the same. Every process has to see the whole batch, which keeps the banks
-    of all alike. The indices of a batch should differ.
+    of all alike. The indices of a batch should differ. The gradient cannot be differentiated again.
 
     Args:
         width: Length of the embeddings.
@@ -52,6 +54,7 @@ class CRDLoss(FeatureLoss):
     needs_indices = True
     student_bank: Tensor
     teacher_bank: Tensor
+    rows: Tensor
     labels: Tensor
     log_z: Tensor
 
@@ -94,9 +97,15 @@ class CRDLoss(FeatureLoss):
         self.of_teacher = nn.Linear(trial.teacher[0][0].numel(), self.width)
         # The length of a random entry is 1 on average.
         bound = math.sqrt(3 / self.width)
+        everything = torch.arange(trial.num_samples)
+        remembered = everything if trial.trained_on is None else trial.trained_on.cpu()
+        rows = torch.full_like(everything, -1)
+        rows[remembered] = torch.arange(len(remembered))
         for name in ("student_bank", "teacher_bank"):
-            self.register_buffer(name, torch.empty(trial.num_samples, self.width).uniform_(-bound, bound))
-        self.register_buffer("labels", torch.full((trial.num_samples,), -1))
+            self.register_buffer(name, torch.empty(len(remembered), self.width).uniform_(-bound, bound))
+        known = None if trial.targets is None else trial.targets.cpu()[remembered]
+        self.register_buffer("rows", rows)
+        self.register_buffer("labels", torch.full_like(remembered, -1) if known is None else known)
         self.register_buffer("log_z", torch.full((2,), -math.inf))
         self._seed, self._step = int(torch.randint(2**62, ())), 0
 
@@ -111,41 +120,50 @@ class CRDLoss(FeatureLoss):
     def compare(self, batch: FeatureBatch) -> Tensor:
         """Return the two contrasts, and remember the embeddings."""
         assert batch.indices is not None  # forward has looked
-        indices = batch.indices
-        self._check(indices)
+        rows = self._rows(batch.indices)
         student = unit(self.of_student(batch.student[0].flatten(1)))
         teacher = unit(self.of_teacher(batch.teacher[0].flatten(1)))
-        drawn, counts = self._draw(indices, batch.target)
-        against_teacher, z_student = self._contrast(student, self.teacher_bank, indices, drawn, counts, 0)
-        against_student, z_teacher = self._contrast(teacher, self.student_bank, indices, drawn, counts, 1)
+        drawn, counts = self._draw(rows, batch.target)
+        against_teacher, z_student = self._contrast(student, self.teacher_bank, rows, drawn, counts, 0)
+        against_student, z_teacher = self._contrast(teacher, self.student_bank, rows, drawn, counts, 1)
         if self.training:
-            self._remember(indices, student.detach(), teacher.detach(), batch.target)
+            self._remember(rows, student.detach(), teacher.detach(), batch.target)
             self.log_z = torch.stack([z_student, z_teacher])
             self._step += 1
         return against_teacher + against_student
 
-    def _check(self, indices: Tensor) -> None:
-        size = len(self.labels)
-        if indices.device.type == "cpu" and not 0 <= int(indices.min()) <= int(indices.max()) < size:
+    def _rows(self, indices: Tensor) -> Tensor:
+        """Return the rows of the banks that hold these images."""
+        size = len(self.rows)
+        # Elsewhere the answer would have to be waited for.
+        looks = indices.device.type == "cpu"
+        if looks and not 0 <= int(indices.min()) <= int(indices.max()) < size:
             raise InputError(
-                f"indices go from {int(indices.min())} to {int(indices.max())}, but {size} images are "
-                "remembered: pass build the number of training images."
+                f"indices go from {int(indices.min())} to {int(indices.max())}, but there are {size} images: "
+                "pass build the number of training images."
             )
+        rows = self.rows[indices]
+        if looks and int(rows.min()) < 0:
+            raise InputError(
+                f"image {int(indices[rows.argmin()])} is none of those that are remembered: pass build all "
+                "that are trained on as trained_on."
+            )
+        return rows
 
-    def _draw(self, indices: Tensor, target: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    def _draw(self, rows: Tensor, target: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Return the negatives (N, K) and how often each counts; or None and that for all images (N, M)."""
-        size, shape = len(self.labels), (len(indices), self.negatives)
-        generator = torch.Generator(indices.device).manual_seed((self._seed + self._step * _GOLDEN) % 2**63)
-        drawn = torch.randint(size, shape, generator=generator, device=indices.device)
-        everything = torch.arange(size, device=indices.device)
+        size, shape = len(self.labels), (len(rows), self.negatives)
+        generator = torch.Generator(rows.device).manual_seed((self._seed + self._step * _GOLDEN) % 2**63)
+        drawn = torch.randint(size, shape, generator=generator, device=rows.device)
+        everything = torch.arange(size, device=rows.device)
         scores_all = size <= _SCORES_ALL * self.negatives
         if scores_all:
-            counts = self.student_bank.new_zeros(len(indices), size)
+            counts = self.student_bank.new_zeros(len(rows), size)
             counts.scatter_add_(1, drawn, counts.new_ones(()).expand(shape))
         else:
             counts = self.student_bank.new_ones(shape)
         candidates = everything if scores_all else drawn
-        alike = candidates == indices[:, None]
+        alike = candidates == rows[:, None]
         if target is not None:
             alike |= self.labels[candidates] == target[:, None]
         counts = counts.masked_fill(alike, 0.0)
@@ -153,19 +171,27 @@ class CRDLoss(FeatureLoss):
         return (None if scores_all else drawn), counts
 
     def _contrast(
-        self, anchors: Tensor, bank: Tensor, indices: Tensor, drawn: Tensor | None, counts: Tensor, side: int
+        self, anchors: Tensor, bank: Tensor, rows: Tensor, drawn: Tensor | None, counts: Tensor, side: int
     ) -> tuple[Tensor, Tensor]:
         """Return the loss of anchors (N, D) against a bank (M, D), and log Z."""
-        own = (anchors * bank[indices]).sum(1, keepdim=True) / self.temperature
-        if drawn is None:
-            others = anchors @ bank.T / self.temperature
-        else:
-            others = (bank[drawn] @ anchors.unsqueeze(2)).squeeze(2) / self.temperature
-        log_z = self.log_z[side] if self._step > 0 else self._first_log_z(own, others, counts)
-        # The published code adds 1e-7 to each denominator; logarithms need no such help.
-        shift = log_z + math.log(self.negatives / len(bank))
-        loss = F.softplus(shift - own).squeeze(1) + (counts * F.softplus(others - shift)).sum(1)
-        return loss.mean(), log_z
+        own = (anchors * bank[rows]).sum(1, keepdim=True) / self.temperature
+        with torch.no_grad():
+            if drawn is None:
+                others = anchors @ bank.T / self.temperature
+            else:
+                entries = bank[drawn]
+                others = (entries @ anchors.unsqueeze(2)).squeeze(2) / self.temperature
+            log_z = self.log_z[side] if self._step > 0 else self._first_log_z(own, others, counts)
+            # The published code adds 1e-7 to each denominator; logarithms need no such help.
+            shift = log_z + math.log(self.negatives / len(bank))
+            odds = others - shift
+            against = (counts * F.softplus(odds)).sum(1)
+            shares = counts * odds.sigmoid() / self.temperature
+            slope = shares @ bank if drawn is None else (shares.unsqueeze(1) @ entries).squeeze(1)
+        # The slope is taken here and now, so that the backward pass needs the banks no more, which the update
+        # overwrites. The difference is zero, its gradient is the slope.
+        against = against + ((anchors - anchors.detach()) * slope).sum(1)
+        return (F.softplus(shift - own).squeeze(1) + against).mean(), log_z
 
     @torch.no_grad()
     def _first_log_z(self, own: Tensor, others: Tensor, counts: Tensor) -> Tensor:
@@ -175,11 +201,9 @@ class CRDLoss(FeatureLoss):
         return exponents.logsumexp((0, 1)) + math.log(len(self.labels) / count)
 
     @torch.no_grad()
-    def _remember(self, indices: Tensor, student: Tensor, teacher: Tensor, target: Tensor | None) -> None:
-        # Not in place: the backward pass may still read the banks.
-        for name, new in (("student_bank", student), ("teacher_bank", teacher)):
-            bank: Tensor = getattr(self, name)
-            entries = unit(self.momentum * bank[indices] + (1 - self.momentum) * new)
-            setattr(self, name, bank.index_copy(0, indices, entries.to(bank.dtype)))
+    def _remember(self, rows: Tensor, student: Tensor, teacher: Tensor, target: Tensor | None) -> None:
+        for bank, new in ((self.student_bank, student), (self.teacher_bank, teacher)):
+            entries = unit(self.momentum * bank[rows] + (1 - self.momentum) * new)
+            bank.index_copy_(0, rows, entries.to(bank.dtype))
         if target is not None:
-            self.labels = self.labels.index_copy(0, indices, target)
+            self.labels.index_copy_(0, rows, target)

@@ -53,7 +53,7 @@ class OFDLoss(FeatureLoss):
         for place, (student, teacher) in enumerate(zip(trial.student, trial.teacher, strict=True)):
             student, teacher = as_map(student), as_map(teacher)
             self.connectors.append(_connector(student.shape[1], teacher.shape[1]))
-            self.register_buffer(f"margin_{place}", _margin(teacher.float()))
+            self.register_buffer(f"margin_{place}", _margin(teacher))
 
     def compare(self, batch: FeatureBatch) -> Tensor:
         """Return the partial distance, summed over the layers."""

@@ -51,10 +51,14 @@ class Trial(NamedTuple):
     teacher: list[Tensor]
     """Those of the teacher, paired with them."""
     num_samples: int | None
-    """Training images, if known."""
+    """Images in the training data, if known."""
     num_classes: int
     classifier: nn.Module | None
     """The last layer of the teacher, if given."""
+    trained_on: Tensor | None
+    """Which of the images are trained on, (M,) int64; None for all."""
+    targets: Tensor | None
+    """Classes of all images, (num_samples,) int64, if given."""
 
 
 class FeatureBatch(NamedTuple):
