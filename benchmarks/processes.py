@@ -32,6 +32,7 @@ from written import as_json, markdown_table
 RESULT = ROOT / "results/processes/cpu.json"
 DOCUMENT = ROOT / "docs/training.md"
 MARKERS = re.compile(r"(<!-- processes -->\n).*?(<!-- end -->)", re.DOTALL)
+IMAGES, BATCH_SIZE = 10_000, 128
 #: Title and options of each way to train.
 WAYS = {
     "one": ("one process", 1, []),
@@ -61,7 +62,7 @@ def main() -> None:
         "date": date.today().isoformat(),
         "machine": describe_machine(packages=("torch", "accelerate")),
         "epochs": options.epochs,
-        "batch_size": 128,
+        "batch_size": BATCH_SIZE,
         "seconds": seconds,
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +100,8 @@ def _run(way: str, folder: Path, threads: int, epochs: int) -> tuple[list[float]
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = ["distill", "--teacher", "src/cmkd/demo/teacher", "--student", "resnet8", *options]
-    words += ["--epochs", str(epochs), "--cpu", "true", "--precision", "fp32", "--out", str(folder / "run")]
+    words += ["--validation", "0", "--batch_size", str(BATCH_SIZE), "--epochs", str(epochs)]
+    words += ["--cpu", "true", "--precision", "fp32", "--out", str(folder / "run")]
     common = {"OMP_NUM_THREADS": str(threads // count), "WORLD_SIZE": str(count)}
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     group = [
@@ -113,13 +115,16 @@ def _run(way: str, folder: Path, threads: int, epochs: int) -> tuple[list[float]
         )
         for rank in range(count)
     ]
-    for process in group:
-        _, errors = process.communicate()
-        if process.returncode:
-            raise SystemExit(errors)
+    try:
+        for process in group:
+            _, errors = process.communicate()
+            if process.returncode:
+                raise SystemExit(errors)
+    finally:
+        for process in group:
+            process.kill()
     lines = (folder / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    images = 10_800  # 90 % of the embedded 12,000
-    return [json.loads(line)["seconds"] for line in lines[1:]], images // 128
+    return [json.loads(line)["seconds"] for line in lines[1:]], IMAGES // BATCH_SIZE
 
 
 if __name__ == "__main__":

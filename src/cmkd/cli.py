@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logger = logging.getLogger("cmkd")
     logger.addHandler(handler)
     # Of several processes the first one speaks; the others only of what it cannot know.
-    others = int(os.environ.get("RANK", "0")) > 0
+    others = _number("RANK") > 0
     logger.setLevel(logging.WARNING if others else logging.INFO)
     sys.path.append(str(Path.cwd()))  # one's own networks and losses are named by dotted path
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             verb, options = parse(list(sys.argv[1:] if argv is None else argv))
         except InputError as error:
-            error.told_elsewhere = others  # all have the same words
+            # All have the same words, but not the same machine, with its files.
+            error.told_elsewhere = _number("LOCAL_RANK") > 0
             raise
         VERBS[verb](options)
     except InputError as error:
@@ -62,6 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         logger.removeHandler(handler)
     return 0
+
+
+def _number(variable: str) -> int:
+    """Return one of the variables by which a launcher numbers its processes; 0 if there is but one."""
+    return int(os.environ.get(variable, "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
 
 
 def _demo(options: DemoOptions) -> None:
@@ -190,9 +196,8 @@ def _print_network(report: TeacherReport) -> None:
 
 def _print_result(folder: RunFolder) -> None:
     from cmkd.report import group_runs, write_report
-    from cmkd.training import processes
 
-    if processes.rank() > 0:  # the run's files may not even be on its host
+    if _number("RANK") > 0:  # the run's files may not even be on its host
         return
 
     result = folder.read_json("result.json")

@@ -14,10 +14,11 @@ import psutil
 import pytest
 import torch
 
+from cmkd.cli import main
 from cmkd.models import read_state_dict
 from cmkd.training import DistillConfig, distill
 from cmkd.training.meters import Meters
-from cmkd.training.processes import Processes
+from cmkd.training.processes import Processes, random_seed
 
 TESTS = Path(__file__).parents[1]
 LIMIT = 240
@@ -73,6 +74,13 @@ def finish(processes):
     return [(process.returncode, *each) for process, each in zip(processes, said, strict=True)]
 
 
+def run_plan(plan, *, count=2):
+    for status, _, errors in finish(
+        start(["in_processes.py", json.dumps(plan)], port=free_port(), count=count)
+    ):
+        assert status == 0, errors
+
+
 def weights(folder):
     return read_state_dict(folder / "student.safetensors")
 
@@ -115,17 +123,31 @@ def runs(tmp_path_factory):
         {"options": options(folder / "apart"), "across_batch": False},
         {"options": options(folder / "dist", loss=INTRA)},
         {"options": options(folder / "features", **FEATURES)},
-        {"options": options(folder / "sharded", fsdp=True)},
-        {"options": options(folder / "sharded-stopped", fsdp=True), "stop": [1, 7]},
-        {"options": options(folder / "sharded-stopped", fsdp=True)},
         {"options": options(folder / "whole", **STATEFUL)},
         {"options": options(folder / "stopped", **STATEFUL), "stop": [1, 5]},
         {"options": options(folder / "stopped", **STATEFUL), "stop": [0, 6]},
         {"options": options(folder / "stopped", **STATEFUL)},
         {"options": options(folder / "long", **LONG)},
     ]
-    for status, _, errors in finish(start(["in_processes.py", json.dumps(plan)], port=free_port())):
-        assert status == 0, errors
+    run_plan(plan)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    """Folder with runs of two processes whose weights are spread over them; one was begun by one process."""
+    if not hasattr(torch.cpu.Stream, "record_event"):
+        pytest.skip("this PyTorch does not spread weights on a CPU")
+    folder = tmp_path_factory.mktemp("sharded")
+    begun = [{"options": options(folder / "begun", fsdp=True), "stop": [0, 7]}]
+    run_plan(begun, count=1)
+    plan = [
+        {"options": options(folder / "whole", fsdp=True)},
+        {"options": options(folder / "stopped", fsdp=True), "stop": [1, 7]},
+        {"options": options(folder / "stopped", fsdp=True)},
+        {"options": options(folder / "begun", fsdp=True)},
+    ]
+    run_plan(plan)
     return folder
 
 
@@ -142,12 +164,19 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("run", "like"),
-    [("copied", "copied"), ("dist", "dist"), ("features", "features"), ("sharded", "copied")],
+    ("group", "run", "like"),
+    [
+        ("runs", "copied", "copied"),
+        ("runs", "dist", "dist"),
+        ("runs", "features", "features"),
+        ("sharded", "whole", "copied"),
+        ("sharded", "begun", "copied"),
+    ],
 )
-def test_the_student_is_that_of_one_process(runs, alone, run, like):
-    assert difference(weights(runs / run), weights(alone / like)) < 2e-6
-    for row, expected in zip(scores(runs / run), scores(alone / like), strict=True):
+def test_the_student_is_that_of_one_process(request, alone, group, run, like):
+    folder = request.getfixturevalue(group)
+    assert difference(weights(folder / run), weights(alone / like)) < 2e-6
+    for row, expected in zip(scores(folder / run), scores(alone / like), strict=True):
         assert row["histograms"] == expected["histograms"]
         assert row["train"] == pytest.approx(expected["train"], rel=1e-4)
         assert row["validation"] == pytest.approx(expected["validation"], rel=1e-3)
@@ -157,10 +186,11 @@ def test_a_loss_that_looks_across_the_batch_needs_all_of_it(runs, alone):
     assert difference(weights(runs / "apart"), weights(alone / "copied")) > 2e-5
 
 
-@pytest.mark.parametrize(("whole", "stopped"), [("whole", "stopped"), ("sharded", "sharded-stopped")])
-def test_stopped_in_one_process_and_continued_in_both(runs, whole, stopped):
-    assert difference(weights(runs / whole), weights(runs / stopped)) == 0
-    assert scores(runs / whole) == scores(runs / stopped)
+@pytest.mark.parametrize("group", ["runs", "sharded"])
+def test_stopped_in_one_process_and_continued_in_both(request, group):
+    folder = request.getfixturevalue(group)
+    assert difference(weights(folder / "whole"), weights(folder / "stopped")) == 0
+    assert scores(folder / "whole") == scores(folder / "stopped")
 
 
 def test_what_was_stopped_in_two_processes_ends_in_one(runs, monkeypatch, caplog):
@@ -210,6 +240,14 @@ def test_a_process_that_dies_ends_all_and_its_run_goes_on(tmp_path, runs):
     assert difference(weights(tmp_path / "run"), weights(runs / "long")) == 0
 
 
+def test_every_process_draws_numbers_of_its_own():
+    draws = set()
+    for rank in range(8):
+        draws.add(torch.rand(1, generator=torch.Generator().manual_seed(random_seed(5, rank))).item())
+    assert len(draws) == 8
+    assert random_seed(5, 0) == 5
+
+
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs namespaces")
 def test_two_hosts(tmp_path, runs):
     command = ["unshare", "--map-root-user", "--net", "sh", str(TESTS / "two_hosts.sh")]
@@ -235,6 +273,16 @@ def test_what_is_wrong_is_said_once(tmp_path):
     assert "batch_size 511 cannot be shared equally by 2 processes" in told[0][2]
     assert "error" not in told[1][2]
     assert not (tmp_path / "run").exists()
+
+
+def test_what_only_another_machine_lacks_is_said_there(tmp_path, monkeypatch, capsys):
+    """Its first process speaks; the others on it, and those with the same files, need not."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for rank, local in ((2, 0), (3, 1)):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(local))
+        assert main(["distill", "--config", str(tmp_path / "nothing.yaml")]) == 2
+        assert ("nothing.yaml" in capsys.readouterr().err) == (local == 0)
 
 
 def test_a_port_in_use(tmp_path):

@@ -113,6 +113,8 @@ class RunConfig:
         )
         self._require("workers", self.workers >= 0, "at least 0")
         self._require("seed", 0 <= self.seed < 2**31, "between 0 and 2147483647")
+        if self.fsdp and self.ema_decay is not None:
+            raise InputError("--ema_decay needs whole weights at every step; leave it or --fsdp out.")
         self._require("augment_seed", self.augment_seed is None or self.augment_seed >= 0, "at least 0")
         self._require("views", self.views is None or self.views >= 1, "at least 1")
 
@@ -236,8 +238,6 @@ def require_input(mean: list[float] | None, std: list[float] | None, image_size:
         raise InputError(f"--teacher_std is {std}; every value has to be positive.")
 
 
-def _slug(*parts: str) -> str:
-    text = "-".join(parts).lower()
 def require_names(loss: object, added: object) -> None:
     """Raise `InputError` unless `loss` and each of the list `with` are options with a name."""
     if not isinstance(added, list):
@@ -247,4 +247,6 @@ def require_names(loss: object, added: object) -> None:
             raise InputError(f"the loss {spec!r} has no name; it should read like {{name: CMKD, alpha: 8}}.")
 
 
+def _slug(*parts: str) -> str:
+    text = "-".join(parts).lower()
     return "".join(char if char.isalnum() or char in "-._" else "-" for char in text)

@@ -75,7 +75,6 @@ def fit(
 
     Raises:
         Interrupted: SIGINT or SIGTERM arrived at a process; the state is saved.
-        ProcessLost: Another process died.
         InputError: The loss is no longer finite, or the checkpoint cannot be read or written.
     """
     kind = Trained
@@ -131,14 +130,13 @@ def fit(
 
                 objective.set_epoch(step / steps_per_epoch)
                 fade = _fade(step, steps_per_epoch, getattr(config, "distill_warmup_epochs", 0.0))
-                with processes.watched():
-                    with accelerator.autocast():
-                        taught = None if teacher is None else teacher(batch)
-                        indices = batch.indices if layers else None
-                        loss, logits, parts = trained.run(batch.images, taught, batch.targets, fade, indices)
-                    accelerator.backward(loss)
-                    if config.clip_grad is not None:
-                        accelerator.clip_grad_norm_(trained.step.parameters(), config.clip_grad)
+                with accelerator.autocast():
+                    taught = None if teacher is None else teacher(batch)
+                    indices = batch.indices if layers else None
+                    loss, logits, parts = trained.run(batch.images, taught, batch.targets, fade, indices)
+                accelerator.backward(loss)
+                if config.clip_grad is not None:
+                    accelerator.clip_grad_norm_(trained.step.parameters(), config.clip_grad)
                 trained.optimizer.step()
                 trained.optimizer.zero_grad(set_to_none=True)
                 if average is not None:
@@ -151,6 +149,8 @@ def fit(
                 started = now
                 progress.step(epoch, position["batch"], meters)
                 save_due = processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds
+                if save_due:
+                    last_save = time.monotonic()  # wished for once, though several processes vote a step late
                 stop, save_now = processes.vote(stop_requested.is_set(), save_due)
                 if stop or save_now:
                     _refuse_divergence(meters, epoch, processes)

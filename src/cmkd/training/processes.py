@@ -5,12 +5,14 @@ A run in one process goes through the same code, where all of this does nothing.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -27,7 +29,16 @@ T = TypeVar("T")
 
 def rank() -> int:
     """Return the number of this process, as its launcher told it; 0 without a launcher."""
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+
+
+def random_seed(seed: int, rank: int) -> int:
+    """Return the seed of a process's own draws; that of the first process is `seed` itself.
+
+    In every process another one, as dropout that is alike in all would be one for a smaller batch. Within 32
+    bits: of more, PyTorch's generator on the CPU keeps the lower ones.
+    """
+    return (seed + rank * 0x9E3779B1) % 2**32  # the golden ratio: far from any other run's small number
 
 
 def open_accelerator(precision: str, *, cpu: bool = False) -> tuple[Accelerator, str]:
@@ -57,12 +68,16 @@ def open_accelerator(precision: str, *, cpu: bool = False) -> tuple[Accelerator,
             "port in use (give another --main_process_port), or the address not to be reached from "
             f"{socket.gethostname()} (--main_process_ip)?"
         ) from error
-    if state.num_processes != started:
+    if started > 1 and state.num_processes != started:
         raise InputError(
             f"a launcher started {started} processes, but on {state.device.type} they cannot meet; add "
             "--cpu, or start one process."
         )
-    precision = environment.arithmetic(precision, state.device)
+    try:
+        precision = environment.arithmetic(precision, state.device)
+    except InputError as error:
+        error.told_elsewhere = rank() > 0  # the options are the same everywhere
+        raise
     mixed = "no" if precision == "fp32" else precision
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
         AcceleratorState._reset_state()  # Accelerate has one precision per process, which runs may share
@@ -94,11 +109,7 @@ class Processes:
         self.rank = accelerator.process_index
         self.count = accelerator.num_processes
         self.is_main = self.rank == 0
-        self._group: dist.ProcessGroup | None = None
-        if self.count > 1:
-            group = dist.new_group(backend="gloo")
-            assert isinstance(group, dist.ProcessGroup), "every process is in it"
-            self._group = group
+        self._group = None if self.count == 1 else _talk(dist.group.WORLD)
         self._ballot: _Ballot | None = None
 
     def share(self, value: T) -> list[T]:
@@ -106,8 +117,7 @@ class Processes:
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
-        with self.watched():
-            dist.all_gather_object(values, value, group=self._group)
+        dist.all_gather_object(values, value, group=self._group)
         return values
 
     def gather(self, value: T) -> list[T]:
@@ -115,16 +125,14 @@ class Processes:
         if self.count == 1:
             return [value]
         values: list[Any] | None = [None] * self.count if self.is_main else None
-        with self.watched():
-            dist.gather_object(value, values, group=self._group)
+        dist.gather_object(value, values, group=self._group)
         return values or []
 
     def from_main(self, value: T) -> T:
         """Return the main process's value."""
         values = [value]
         if self.count > 1:
-            with self.watched():
-                dist.broadcast_object_list(values, group=self._group)
+            dist.broadcast_object_list(values, group=self._group)
         return values[0]
 
     @contextmanager
@@ -168,22 +176,21 @@ class Processes:
         if self.count == 1:
             return wishes
         counted = tuple(False for _ in wishes)
-        with self.watched():
-            if self._ballot is not None:
-                self._ballot.cast.wait()
-                counted = tuple(bool(wish) for wish in self._ballot.wishes.tolist())
-            ballot = torch.tensor(wishes, dtype=torch.uint8)
-            cast = dist.all_reduce(ballot, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
-            assert cast is not None
-            self._ballot = _Ballot(ballot, cast)
+        if self._ballot is not None:
+            self._ballot.cast.wait()
+            counted = tuple(bool(wish) for wish in self._ballot.wishes.tolist())
+        ballot = torch.tensor(wishes, dtype=torch.uint8)
+        cast = dist.all_reduce(ballot, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
+        assert cast is not None
+        self._ballot = _Ballot(ballot, cast)
         return counted
 
     def same_buffers(self, network: nn.Module) -> None:
         """Give every process the main one's buffers, as running statistics are of its own images in each."""
         if self.count > 1:
-            with self.watched():
-                for buffer in network.buffers():
-                    dist.broadcast(buffer, src=0)
+            for buffer in network.buffers():
+                # A moving average counts its steps on the CPU, which a GPU's group does not serve.
+                dist.broadcast(buffer, src=0, group=self._group if buffer.device.type == "cpu" else None)
 
     def whole_batch(self, part: Tensor) -> Tensor:
         """Return the rows of all processes; see `_WholeBatch` for the gradient.
@@ -240,11 +247,24 @@ class _WholeBatch(torch.autograd.Function):
         return gradients[0].tensor_split(ctx.count)[ctx.rank] * ctx.count, None, None
 
 
+@functools.lru_cache(maxsize=1)
+def _talk(world: object) -> dist.ProcessGroup:
+    """Return the group that carries words, the same one for all runs of a process."""
+    # Without a limit worth the name: the first process may have a large data set to download. One that died
+    # is noticed by its connection.
+    group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+    assert isinstance(group, dist.ProcessGroup), "every process is in it"
+    return group
+
+
+#: What PyTorch's back ends write when the other side of a connection is gone.
+_LOST = re.compile(
+    r"gloo/|NCCL error|NCCL communicator|Connection (closed|reset|refused)|Broken pipe|Socket Timeout"
+)
+
+
 def _is_of_network(error: RuntimeError) -> bool:
-    if isinstance(error, dist.DistError):
-        return True
-    text = str(error).lower()
-    return any(word in text for word in ("gloo", "connection", "nccl", "timed out"))
+    return isinstance(error, dist.DistError) or _LOST.search(str(error)) is not None
 
 
 def _first_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from cmkd import data as datasets
@@ -31,7 +32,7 @@ from cmkd.training.objective import (
     made_up_batch,
     resolved_loss,
 )
-from cmkd.training.processes import Processes, open_accelerator
+from cmkd.training.processes import Processes, open_accelerator, random_seed
 from cmkd.training.progress import Progress
 from cmkd.training.run_folder import RunFolder
 from cmkd.training.teaching import open_teaching
@@ -92,12 +93,33 @@ def _run(
     folder = RunFolder(config.out or Path("runs") / config.name())
     accelerator, precision = open_accelerator(config.precision, cpu=config.cpu)
     processes = Processes(accelerator)
-    device = accelerator.device
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":  # `accelerate launch --use_fsdp`
         config = replace(config, fsdp=True)
-    if config.fsdp and config.ema_decay is not None:
-        raise InputError("--ema_decay needs whole weights at every step; leave it or --fsdp out.")
+    with processes.watched():
+        return _run_together(
+            config,
+            network,
+            folder,
+            accelerator,
+            precision,
+            processes,
+            progress=progress,
+            on_teacher=on_teacher,
+        )
 
+
+def _run_together(
+    config: TrainConfig | DistillConfig,
+    network: str,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    precision: str,
+    processes: Processes,
+    *,
+    progress: bool,
+    on_teacher: Callable[[TeacherReport], None] | None,
+) -> RunFolder:
+    device = accelerator.device
     # Everything that can be wrong with the options is found before the folder is touched.
     data = _data(config, processes)
     with processes.together():
@@ -150,8 +172,7 @@ def _run(
                     if on_teacher is not None:
                         on_teacher(report)
                 _keep_environment(folder, environment.describe(device, precision, processes.count))
-        # Every process its own draws: dropout that is alike in all would be one for a smaller batch.
-        torch.manual_seed(2 * config.seed + TRAIN_STREAM + (processes.rank << 32))
+        torch.manual_seed(random_seed(2 * config.seed + TRAIN_STREAM, processes.rank))
         student = fit(
             student,
             objective,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cmkd.errors import InputError
 from cmkd.losses.features import Outputs
 from cmkd.models.capture import Capture
 from cmkd.training.config import RunConfig
@@ -100,9 +102,20 @@ class Trained:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore weights, optimiser and loss scale."""
         self.step.load_state_dict(state["trained"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        with kept_kernels(self.optimizer):
+            self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
+
+
+@contextmanager
+def kept_kernels(optimizer: AcceleratedOptimizer) -> Iterator[None]:
+    """Keep how an optimiser computes while its state is loaded: that is for the tensors that it has now."""
+    kernels = ("fused", "foreach")
+    before = [{name: group[name] for name in kernels} for group in optimizer.param_groups]
+    yield
+    for group, own in zip(optimizer.param_groups, before, strict=True):
+        group.update(own)
 
 
 def _compiled(run: Callable[..., Any], mode: str) -> Callable[..., Any]:
@@ -111,6 +124,12 @@ def _compiled(run: Callable[..., Any], mode: str) -> Callable[..., Any]:
     def step(*arguments: Any) -> Any:
         # What a replayed graph returned before may be overwritten: the loop has read it.
         torch.compiler.cudagraph_mark_step_begin()
-        return compiled(*arguments)
+        try:
+            return compiled(*arguments)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise InputError(
+                f"--compile {mode} failed: {str(error).strip().splitlines()[0]}. It needs a C++ compiler "
+                "(on a GPU Triton, too) and a network that can be compiled; or leave it out."
+            ) from error
 
     return step
