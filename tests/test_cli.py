@@ -13,6 +13,7 @@ from PIL import Image
 
 from cmkd import models
 from cmkd.cli import main
+from cmkd.cli_options import parse
 
 TINY = [
     "--student",
@@ -165,6 +166,7 @@ def test_methods_are_added(run, tmp_path):
     staged = ["--student", "tiny_networks:staged", "--teacher", "tiny_networks:staged_teacher"]
     short = ["--teacher_weights", "random", "--epochs", "1", "--validation", "0.95", "--cpu", "true"]
     added = ["--with", "AT", "--with.weight", "2", "--with=FitNet", "--with.student-layers=[first]"]
+    added += ["--with.teacher-layers", "[first]"]
     status, _, errors = run("distill", *staged, *short, *added, "--loss", "KD", "--out", "typed")
     assert status == 0, errors
     config = yaml.safe_load((tmp_path / "typed/config.yaml").read_text())
@@ -173,7 +175,7 @@ def test_methods_are_added(run, tmp_path):
     assert (second["name"], second["student_layers"]) == ("FitNet", ["first"])
     assert "KD + AT + FitNet" in run("report", "typed")[1]
     (tmp_path / "options.yaml").write_text(
-        "with:\n- {name: AT, weight: 2}\n- {name: FitNet, student_layers: [first]}\n"
+        "with:\n- {name: AT, weight: 2}\n- {name: FitNet, student_layers: [first], teacher_layers: [first]}\n"
     )
     status, _, errors = run(
         "distill", *staged, *short, "--config", "options.yaml", "--loss", "KD", "--out", "written"
@@ -189,7 +191,21 @@ def test_methods_are_added(run, tmp_path):
         (["distill", *TINY, "--with", "ReviewDK"], ["ReviewDK", "ReviewKD"]),
         (["distill", *TINY, "--with.weight", "1"], ["--with.weight", "--with ReviewKD"]),
         (["distill", *TINY, "--with"], ["--with is given without a value"]),
-        (["distill", *TINY, "--with", "AT", "--with.weight", "much"], ["--with AT", "much"]),
+        (["distill", *TINY, "--with", "--epochs", "1"], ["--with is given without", "--epochs", "method"]),
+        (["distill", *TINY, "--with="], ["--with is given without a value"]),
+        (
+            ["distill", *TINY, "--with", "AT", "--with.weight", "--epochs", "1"],
+            ["--with.weight is given without a value", "--epochs"],
+        ),
+        (
+            ["distill", *TINY, "--with", "AT", "--with.weight", "much"],
+            ["--with AT", "--with.weight: ", "much", "--with.help"],
+        ),
+        (["distill", *TINY, "--with", "AT", "--with.weight", "-1"], ["weight is -1"]),
+        (
+            ["distill", *TINY, "--with", "AT", "--with.student_layers", "[2]"],
+            ["student_layers", "[2]", "'2'"],
+        ),
         (["train", "--with", "AT"], ["--with AT", "cmkd distill"]),
         (["distil"], ["distil", "distill"]),
         ([], ["demo", "distill", "evaluate"]),
@@ -231,6 +247,51 @@ def test_methods_are_added(run, tmp_path):
 def test_what_cannot_be_used_is_named(run, tmp_path, arguments, words):
     assert_refused(run(*arguments), *words)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("with: ReviewKD", ["`with`", "'ReviewKD'", "[{name: ReviewKD}]"]),
+        ("with: {name: KD}", ["`with`", "list"]),
+        ("with: [ReviewKD]", ["'ReviewKD'", "{name: "]),
+        ("with: [{name: 3}]", ["{'name': 3}", "{name: "]),
+        ("with: [{name: KDD}]", ["'KDD'", "'KD'"]),
+        ("with: [{name: broken_loss.Loss}]", ["broken_loss.Loss", "RuntimeError: not today"]),
+        ("with: [{name: KD, wieght: 1}]", ["KD", "'wieght'", "weight"]),
+        ("with: [{name: KD, weight: abc}]", ["KD", "weight: ", "float", "abc"]),
+        ("with: [{name: KD, weight: null}]", ["weight of KD is None"]),
+        ("with: [{name: AT, student_layers: [2]}]", ["AT", "student_layers", "[2]", "'2'"]),
+        ("with: [{name: AT, student_layers: 2}]", ["AT", "student_layers", "[layer2, layer3]"]),
+        ("loss: {name: 3}", ["not by 3"]),
+        ("loss: {name: KD, alpha: abc}", ["--loss.alpha", "abc"]),
+        ("loss: [KD]", ["['KD']", "{name: "]),
+    ],
+)
+def test_what_a_file_says_wrongly_of_methods_is_named(run, tmp_path, text, words):
+    (tmp_path / "broken_loss.py").write_text("raise RuntimeError('not today')")
+    (tmp_path / "options.yaml").write_text(f"{text}\n")
+    assert_refused(run("distill", *TINY, "--config", "options.yaml", "--out", "run"), *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_methods_on_the_command_line_replace_those_of_a_file(tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_text("teacher: resnet20\nwith: [{name: AT}, {name: RKD, angle_weight: 7}]\n")
+    of_file = parse(["distill", "--config", str(file)])[1].with_
+    assert [(each["name"], each.get("angle_weight")) for each in of_file] == [("AT", None), ("RKD", 7)]
+    given = parse(["distill", "--with", "KD", "--config", str(file), "--with.weight=2"])[1].with_
+    assert [(each["name"], each["weight"]) for each in given] == [("KD", 2)]
+
+
+def test_the_options_of_an_added_method_are_shown(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["distill", "--with", "KD", "--with.help"])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    assert "cmkd distill --with KD" in shown
+    assert "--with.temperature" in shown
+    assert "--with.weight" in shown
 
 
 def test_missing_data_says_where_it_belongs(run, monkeypatch):
