@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -133,6 +134,39 @@ def test_preactivation_of_a_layer_without_an_activation_is_its_output(network):
     assert torch.equal(features["stem:preactivation"], features["stem"])
 
 
+@pytest.mark.parametrize("module", [nn.ReLU(), None])
+def test_an_activation_that_is_no_module_is_warned_of_once(module, caplog):
+    class Stage(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(3, 4, 3), module
+
+        def forward(self, x):
+            return F.relu(self.conv(x)) if self.act is None else self.act(self.conv(x))
+
+    network = nn.Sequential(Stage(), nn.Flatten(), nn.Linear(4 * 6 * 6, 5))
+    for _ in range(2):
+        capture = Capture(network, ["0:preactivation", "2:preactivation"])
+        for _ in range(2):
+            features = capture(torch.randn(2, 3, 8, 8)).features
+    assert bool((features["0:preactivation"] < 0).any()) == (module is not None)
+    expected = [] if module else ["layer '0:preactivation' of Sequential ends with no activation module"]
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == expected
+
+
+def test_channels_that_come_last_are_moved():
+    swin = torchvision.models.SwinTransformer([4, 4], 12, [1, 1], [1, 1], [7, 7]).eval()
+    plain, moved = ["features.1", "features.3"], ["features.1:channels_last", "features.3:channels_last"]
+    features = Capture(swin, [*plain, *moved])(torch.randn(2, 3, 64, 64)).features
+    assert [features[name].shape for name in moved] == [(2, 12, 16, 16), (2, 24, 8, 8)]
+    for name, last in zip(plain, moved, strict=True):
+        assert torch.equal(features[last][:, 5, 3], features[name][:, 3, :, 5])
+    both = Capture(swin, ["features.1:channels_last:preactivation", "features.3:input:channels_last"])
+    assert [x.shape[1] for x in both(torch.randn(2, 3, 64, 64)).features.values()] == [12, 24]
+    with pytest.raises(InputError, match=r"'flatten:channels_last' of SwinTransformer gave shape \(2, 24\)"):
+        Capture(swin, ["flatten:channels_last"])(torch.randn(2, 3, 64, 64))
+
+
 def test_autocast_and_wrapped_networks(network, tmp_path):
     images = torch.randn(2, 3, 8, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -156,6 +190,8 @@ def test_what_cannot_be_captured_is_named(network):
         Capture(build("resnet56", 10), ["zzzz"])
     with pytest.raises(InputError, match=r"'norm:out'.*'norm:input' or 'norm:preactivation'"):
         Capture(network, ["norm:out"])
+    with pytest.raises(InputError, match=r"ends in 'input:preactivation'"):
+        Capture(network, ["norm:input:preactivation"])
     with pytest.raises(InputError, match="give a list"):
         Capture(network, "norm")
     network.unused = nn.Linear(1, 1)

@@ -82,11 +82,30 @@ def test_a_transformer_that_halves_its_maps():
     network = timm.create_model(
         "swin_tiny_patch4_window7_224", depths=(1, 1, 1, 1), embed_dim=12, num_heads=(1, 1, 1, 1)
     )
-    assert feature_layers(network).stages == ("layers.0", "layers.1", "layers.2", "layers.3")
+    assert feature_layers(network).stages == tuple(f"layers.{stage}:channels_last" for stage in range(4))
     swin = torchvision.models.SwinTransformer([4, 4], 12, [1, 1, 1], [1, 1, 1], [7, 7])
     layers = feature_layers(swin, image_size=64)
-    assert layers.stages[:2] == ("features.1", "features.3")
+    assert layers.stages[:2] == ("features.1:channels_last", "features.3:channels_last")
     assert layers.pooled == "flatten"
+
+
+def test_channels_are_where_the_other_stages_have_them():
+    """16 channels of 16 x 16 say nothing, 8 x 8 x 32 do."""
+
+    class Last(nn.Module):
+        def __init__(self, width, wanted):
+            super().__init__()
+            self.conv = nn.Conv2d(width, wanted, 3, stride=2, padding=1)
+
+        def forward(self, x):
+            return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    class Network(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x.permute(0, 2, 3, 1))
+
+    network = Network(Last(3, 16), Last(16, 32), nn.Flatten(), nn.Linear(8 * 8 * 32, 5))
+    assert feature_layers(network).stages == ("0:channels_last", "1:channels_last")
 
 
 class Bottleneck(nn.Module):
@@ -172,9 +191,11 @@ def test_a_network_may_state_its_layers():
         pooled_layer = "1"
         classifier_layer = "2"
 
-    assert feature_layers(Stating(nn.Conv2d(3, 4, 32), nn.Flatten(), nn.Linear(4, 3))) == FeatureLayers(
-        ("0",), "1", "2"
-    )
+    network = Stating(nn.Conv2d(3, 4, 32), nn.Flatten(), nn.Linear(4, 3))
+    assert feature_layers(network) == FeatureLayers(("0",), "1", "2")
+    assert feature_layers(network).preactivations == ("0:preactivation",)
+    network.preactivation_layers = ("0:input",)
+    assert feature_layers(network).preactivations == ("0:input",)
 
 
 def test_double_precision():

@@ -11,6 +11,7 @@ from torch import nn
 
 from cmkd.errors import InputError
 from cmkd.models import available, build, count_parameters, feature_layers, load_weights
+from cmkd.models.capture import Capture
 from tests.models.layouts import PUBLISHED
 from tests.models.test_layers import run_with_hooks
 
@@ -223,6 +224,39 @@ def test_feature_layers_are_those_of_the_published_codes(name, shapes):
     network = build(name, 5)
     found = run_with_hooks(network, feature_layers(network), 32)
     assert found == [(2, channels, side, side) for channels, side in shapes]
+
+
+def captured(network, layers):
+    """Features on images that the batch norms have not seen before, with their statistics put in order."""
+    torch.manual_seed(0)
+    for _ in range(5):
+        network(torch.randn(8, 3, 32, 32))
+    network.eval()
+    return Capture(network, layers)(torch.randn(4, 3, 32, 32)).features
+
+
+def test_features_of_a_wide_resnet_before_the_activation():
+    """As published: each stage's sum, through the batch norm that the next block or the head begins with."""
+    network = build("wrn_16_1", 5)
+    layers = feature_layers(network)
+    with torch.no_grad():
+        features = captured(network, [*layers.stages, *layers.preactivations])
+        norms = [network.block2.layer[0].bn1, network.block3.layer[0].bn1, network.bn1]
+        for stage, before, norm in zip(layers.stages, layers.preactivations, norms, strict=True):
+            assert torch.equal(features[before], norm(features[stage]))
+
+
+def test_features_of_shufflenet_v2_before_the_activation():
+    """As published: the untouched half, and what the last batch norm makes of the other one."""
+    network = build("ShuffleV2", 5)
+    layers = feature_layers(network)
+    last = [f"{stage}.{len(network.get_submodule(stage)) - 1}" for stage in layers.stages]
+    with torch.no_grad():
+        features = captured(network, [*layers.stages, *layers.preactivations, *(f"{x}.bn3" for x in last)])
+        for stage, before, unit in zip(layers.stages, layers.preactivations, last, strict=True):
+            assert torch.equal(features[before][:, 1::2], features[f"{unit}.bn3"])
+            assert (features[before][:, 0::2] >= 0).all()
+            assert torch.equal(features[before].relu(), features[stage])
 
 
 @pytest.mark.parametrize("name", ["resnet8", "ResNet18", "wrn_10_1", "vgg8", "ShuffleV1", "ShuffleV2"])

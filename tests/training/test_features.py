@@ -38,6 +38,24 @@ def flat(num_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 28 * 28, num_classes))
 
 
+class Turned(tiny_networks.Staged):
+    """Has a layer that puts the channels last."""
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes, 6)
+        self.turn = Turn()
+
+    def forward(self, x):
+        first = self.first(x)
+        self.turn(first)
+        return self.fc(self.pool(self.second(first)).flatten(1))
+
+
+class Turn(nn.Module):
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1)
+
+
 class Astray(FeatureLoss):
     """A user's own, which expects another network."""
 
@@ -156,7 +174,7 @@ def test_layers_by_name(tmp_path):
         ({"teacher": f"{__name__}:flat"}, r"found no stages.*teacher_layers of the method"),
         ({"with_": [{"name": "FitNet", "wieght": 1.0}]}, r"loss 'FitNet'.*wieght"),
         ({"with_": [{"name": "FitNte"}]}, r"did you mean 'FitNet'"),
-        ({"with_": [{"weight": 1.0}]}, r"no 'name'"),
+        ({"with_": [{"weight": 1.0}]}, r"has no name"),
         ({"with_": [{"name": "KD", "weight": -1.0}]}, r"weight of KD is -1"),
         (
             {"with_": [{"name": f"{__name__}.Astray"}]},
@@ -170,6 +188,13 @@ def test_layers_by_name(tmp_path):
         (
             {"with_": [{"name": "SP", "student_layers": ["frist"], "teacher_layers": ["first"]}]},
             r"'frist'; did you mean 'first",
+        ),
+        (
+            {
+                "teacher": f"{__name__}:Turned",
+                "with_": [{"name": "FitNet", "student_layers": ["first"], "teacher_layers": ["turn"]}],
+            },
+            r"layer 'turn' of the teacher gives \(64, 7, 7, 6\).*name it 'turn:channels_last'",
         ),
         ({"with_": [{"name": "FSP", "student_layers": ["pool"], "teacher_layers": ["pool"]}]}, "two or more"),
     ],

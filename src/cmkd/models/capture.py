@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import logging
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +14,11 @@ from torch.utils.hooks import RemovableHandle
 
 from cmkd.errors import InputError, unknown_name
 from cmkd.losses.features.outputs import Outputs
+
+logger = logging.getLogger(__name__)
+
+# Modules whose layers have been warned of; the student is captured anew for its training.
+_WARNED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 _ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
@@ -36,8 +43,10 @@ class Capture:
             a network should be compiled only after its last capture, or not at all.
         layers: Names as in `network.named_modules()`. `"layer3"` is the output of that layer,
             `"layer3:input"` its (first) input, and `"layer3:preactivation"` what goes into the activation
-            module that its output comes from, or its output if it comes from none.
-
+            module that its output comes from, or its output if it comes from none; a warning says so, once
+            per layer, if that has no negative values and so may have passed through an activation that is no
+            module. `"layer3:channels_last"` is `(N, H, W, C)` brought to `(N, C, H, W)`, and may follow or be
+            followed by one of the others.
         call: What is called in the network's place, and calls it: something that prepares its input.
 
     Raises:
@@ -65,7 +74,9 @@ class Capture:
         self.layers = tuple(dict.fromkeys(layers))
         inner = _inner(network)
         self._name = type(inner).__name__
-        self._places = {layer: _find(inner, layer) for layer in self.layers}
+        places = {layer: _find(inner, layer) for layer in self.layers}
+        self._places = {layer: (module, kind) for layer, (module, kind, _) in places.items()}
+        self._channels_last = {layer for layer, (*_, is_last) in places.items() if is_last}
         self._copied: dict[bool, set[str]] = {}
         self._ends: dict[str, nn.Module | None] = {}
 
@@ -97,7 +108,30 @@ class Capture:
                 f"layers {missing} of {self._name} were not called: name others, and leave out torch.compile."
             )
         self._note(call.changed())
-        return Outputs(logits, {layer: call.features[layer] for layer in self.layers})
+        self._warn(call.activated)
+        return Outputs(logits, {layer: self._as_named(layer, call.features[layer]) for layer in self.layers})
+
+    def _as_named(self, layer: str, x: Tensor) -> Tensor:
+        if layer not in self._channels_last:
+            return x
+        if x.ndim != 4:
+            raise InputError(
+                f"layer {layer!r} of {self._name} gave shape {tuple(x.shape)}, not (N, H, W, C): leave "
+                "':channels_last' out."
+            )
+        return x.movedim(-1, 1)
+
+    def _warn(self, layers: list[str]) -> None:
+        for layer in layers:
+            module, _ = self._places[layer]
+            if module not in _WARNED:
+                _WARNED.add(module)
+                logger.warning(
+                    "layer %r of %s ends with no activation module, and its output has no negative values: "
+                    "if it has passed through F.relu or the like, name the layer before that",
+                    layer,
+                    self._name,
+                )
 
     def _note(self, changed: set[str]) -> None:
         known = self._copied.setdefault(self.network.training, changed)
@@ -116,6 +150,7 @@ class _Call:
         self.features: dict[str, Tensor] = {}
         self._copied = copied
         self._ends = ends
+        self.activated: list[str] = []
         self._seen: dict[str, tuple[Tensor, int]] = {}
 
     def changed(self) -> set[str]:
@@ -158,6 +193,8 @@ class _Call:
         def end(_: nn.Module, __: object, output: Tensor) -> None:
             if not known:
                 self._ends[layer] = next((part for part in outputs if outputs[part] is output), None)
+                if self._ends[layer] is None and isinstance(output, Tensor) and bool((output >= 0).all()):
+                    self.activated.append(layer)
             activation = self._ends[layer]
             self._keep(layer, output if activation is None else inputs[activation])
 
@@ -184,8 +221,10 @@ def _inner(network: nn.Module) -> nn.Module:
             return network
 
 
-def _find(network: nn.Module, layer: str) -> tuple[nn.Module, str]:
-    name, _, kind = layer.partition(":")
+def _find(network: nn.Module, layer: str) -> tuple[nn.Module, str, bool]:
+    """Return a module, which of its tensors is meant, and whether the channels of that come last."""
+    name, *said = layer.split(":")
+    kinds = [kind for kind in said if kind != "channels_last"]
     modules = dict(network.named_modules())
     del modules[""]
     if name not in modules:
@@ -193,8 +232,9 @@ def _find(network: nn.Module, layer: str) -> tuple[nn.Module, str]:
         # A deep network has hundreds of layers: without a near name, those at the top say enough.
         known = modules if near else [known for known in modules if "." not in known]
         raise unknown_name(f"layer of {type(network).__name__}", name, known, hint="See named_modules().")
-    if kind not in ("", "input", "preactivation"):
+    if kinds not in ([], ["input"], ["preactivation"]) or len(said) - len(kinds) > 1:
         raise InputError(
-            f"layer {layer!r} ends in {kind!r}: take {name!r}, '{name}:input' or '{name}:preactivation'."
+            f"layer {layer!r} ends in {':'.join(said)!r}: take {name!r}, '{name}:input' or "
+            f"'{name}:preactivation', each with ':channels_last' behind it where that is so."
         )
-    return modules[name], kind or "output"
+    return modules[name], kinds[0] if kinds else "output", len(kinds) < len(said)

@@ -14,6 +14,12 @@ from cmkd.models.calls import Call, Record, record_calls
 INPUT = ":input"
 """Suffix of a layer's name that stands for what goes into the module instead of what comes out."""
 
+PREACTIVATION = ":preactivation"
+"""Suffix that stands for what goes into the activation module that the layer ends with."""
+
+CHANNELS_LAST = ":channels_last"
+"""Suffix of a layer that returns `(N, H, W, C)`."""
+
 _BY_HAND = "Name the layers by hand; network.named_modules() lists their names."
 _QUARTER = 4  # networks made for 224 pixels: what comes before a quarter of the resolution is their stem
 
@@ -24,19 +30,28 @@ class FeatureLayers:
 
     Attributes:
         stages: Modules whose outputs are the ends of the stages, from early to late, the stem left out.
-            The outputs are `(N, C, H, W)`; tokens `(N, T, D)` for a transformer, and `(N, H, W, C)` for one
-            that keeps its channels last (Swin). They are what the block returns, after its last activation
-            where it ends with one. Nothing that follows overwrites them in our own networks; where somebody
-            else's network does (an in-place ReLU after the module), the tensor holds the activated values.
+            The outputs are `(N, C, H, W)`, or tokens `(N, T, D)` for a transformer. One that keeps its
+            channels last, `(N, H, W, C)` as Swin does, has the suffix `":channels_last"` on these names, and
+            `Capture` moves the channels. They are what the block returns, after its last activation where it
+            ends with one. Nothing that follows overwrites them in our own networks; where somebody else's
+            network does (an in-place ReLU after the module), the tensor holds the activated values.
         pooled: Module whose flattened output is the embedding `(N, D)`, the input of the classifier. Where
             no module returns it (pooling by a bare function) it is the classifier's name with the suffix
             `":input"`, and stands for that module's input.
         classifier: The last linear layer, from the embedding to the logits.
+        preactivations: The same stages before their last activation; by default what goes into the
+            activation module that a stage ends with.
     """
 
     stages: tuple[str, ...]
     pooled: str
     classifier: str
+    preactivations: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Fill in the default."""
+        if not self.preactivations:
+            object.__setattr__(self, "preactivations", tuple(name + PREACTIVATION for name in self.stages))
 
 
 def feature_layers(network: nn.Module, *, image_size: int | None = None) -> FeatureLayers:
@@ -45,7 +60,7 @@ def feature_layers(network: nn.Module, *, image_size: int | None = None) -> Feat
     The rule, by kind of network:
 
     - This package's own, and any network whose class has the attributes `feature_layers`, `pooled_layer` and
-      `classifier_layer`: those attributes.
+      `classifier_layer`: those attributes; and `preactivation_layers`, if it has them.
     - timm's: the stages are the modules of its `feature_info` at a quarter of the resolution or less, one for
       each resolution; of a transformer that keeps one resolution, the blocks that end its quarters. The
       classifier is that of `get_classifier()`, and the embedding is found by running an image.
@@ -70,12 +85,14 @@ def feature_layers(network: nn.Module, *, image_size: int | None = None) -> Feat
 
     Example:
         >>> from cmkd.models import build
-        >>> feature_layers(build("resnet8", 10))
-        FeatureLayers(stages=('layer1', 'layer2', 'layer3'), pooled='avgpool', classifier='fc')
+        >>> layers = feature_layers(build("resnet8", 10))
+        >>> layers.stages, layers.pooled, layers.classifier
+        (('layer1', 'layer2', 'layer3'), 'avgpool', 'fc')
     """
     stated = getattr(network, "feature_layers", None)
     if isinstance(stated, tuple):
-        return FeatureLayers(stated, network.pooled_layer, network.classifier_layer)  # type: ignore[arg-type]
+        before = getattr(network, "preactivation_layers", ())
+        return FeatureLayers(stated, network.pooled_layer, network.classifier_layer, before)  # type: ignore[arg-type]
     config = getattr(network, "default_cfg", None) or {}
     of_torchvision = type(network).__module__.startswith("torchvision.")
     size = image_size or config.get("input_size", (0, 0, 224 if of_torchvision else 32))[-1]
@@ -92,7 +109,17 @@ def feature_layers(network: nn.Module, *, image_size: int | None = None) -> Feat
         raise InputError(
             f"found no linear layer in {type(network).__name__} that returns the logits. {_BY_HAND}"
         )
-    return FeatureLayers(stages, _pooled(record, classifier), classifier.name)
+    return FeatureLayers(_with_layout(stages, record), _pooled(record, classifier), classifier.name)
+
+
+def _with_layout(stages: tuple[str, ...], record: Record) -> tuple[str, ...]:
+    # The image is square, so that the two equal sides of a map tell the channels. With as many channels as
+    # pixels a side nothing does, but a network has its channels in one place throughout.
+    shapes = {call.name: call.shape for call in record.within()}
+    maps = {name: shape for name in stages if (shape := shapes[name]) is not None and len(shape) == 4}
+    if not any(height == width != channels for _, height, width, channels in maps.values()):
+        return stages
+    return tuple(name + CHANNELS_LAST if name in maps else name for name in stages)
 
 
 def _timm_stages(network: nn.Module, record: Record) -> tuple[str, ...]:

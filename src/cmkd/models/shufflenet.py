@@ -105,8 +105,10 @@ class SplitUnit(nn.Module):
         untouched, out = x.chunk(2, dim=1)
         out = self.relu(self.bn1(self.conv1(out)))
         out = self.bn2(self.conv2(out))
-        out = self.relu(self.bn3(self.conv3(out)))
-        return _shuffle(torch.cat([untouched, out], 1), 2)
+        out = self.bn3(self.conv3(out))
+        # The untouched half comes from a ReLU, and a second one leaves it as it is. With both halves in this
+        # one, a hook on it finds what the published codes call the features before the activation.
+        return self.relu(_shuffle(torch.cat([untouched, out], 1), 2))
 
 
 class DownUnit(nn.Module):

@@ -42,7 +42,9 @@ class Block(nn.Module):
 class WideResNet(nn.Module):
     """Wide residual network of depth 6n + 4 without dropout.
 
-    The ends of its stages are sums that no activation has followed yet, as everywhere in the literature.
+    The ends of its stages are sums that no activation has followed yet, as everywhere in the literature. What
+    stands for the features before the activation is each sum after the batch norm that comes next, as in the
+    published codes of OFD and ReviewKD.
 
     Args:
         num_classes: Length of a row of logits.
@@ -54,6 +56,7 @@ class WideResNet(nn.Module):
     """
 
     feature_layers: ClassVar = ("block1", "block2", "block3")
+    preactivation_layers: ClassVar = ("block2.layer.0.bn1", "block3.layer.0.bn1", "bn1")
     pooled_layer: ClassVar = "avgpool"
     classifier_layer: ClassVar = "fc"
 

@@ -86,6 +86,8 @@ def prepare(
     student.eval()
     with torch.no_grad(), accelerator.autocast():
         answered, taught = see_student(batch.images), see_teacher(batch)
+    _require_channels_first("student", answered)
+    _require_channels_first("teacher", taught)
     for loss in losses:
         classifier = None
         if loss.needs_classifier:
@@ -103,6 +105,16 @@ def prepare(
             )
     check_objective(objective, answered, taught, batch.targets, batch.indices)
     return of_student, see_teacher
+
+
+def _require_channels_first(who: str, outputs: Outputs) -> None:
+    for layer, x in outputs.features.items():
+        # The images are square, and so are maps of them.
+        if x.ndim == 4 and x.shape[1] == x.shape[2] != x.shape[3]:
+            raise InputError(
+                f"layer {layer!r} of the {who} gives {tuple(x.shape)}, with the channels last: name it "
+                f"'{layer}:channels_last'."
+            )
 
 
 def _layers(network: nn.Module, image_size: int) -> FeatureLayers:

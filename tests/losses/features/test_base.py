@@ -22,7 +22,14 @@ from cmkd.losses.features.shaping import as_map, pool_to, unit
 
 ALL = available_on_features()
 every_method = pytest.mark.parametrize("kind", ALL.values(), ids=ALL)
-LAYERS = SimpleNamespace(stages=["a", "b"], pooled="c", classifier="fc")
+
+
+def layers_of(stages, pooled):
+    before = [f"{stage}:preactivation" for stage in stages]
+    return SimpleNamespace(stages=list(stages), preactivations=before, pooled=pooled, classifier="fc")
+
+
+LAYERS = layers_of("ab", "c")
 SAMPLES = 20
 
 
@@ -222,7 +229,7 @@ def test_names():
 
 
 def test_the_rules_pair_from_the_last_stage_backwards():
-    longer = SimpleNamespace(stages=["a", "b", "c", "d"], pooled="p", classifier="fc")
+    longer = layers_of("abcd", "p")
     distill = ATLoss()
     distill.choose_layers(LAYERS, longer)
     assert (distill.student_layers, distill.teacher_layers) == (["a", "b"], ["c", "d"])
@@ -251,10 +258,7 @@ def test_the_rules_pair_from_the_last_stage_backwards():
     ],
 )
 def test_layers_of_one_network_are_paired_with_what_the_rule_pairs_them_with(distill, of_student, of_teacher):
-    distill.choose_layers(
-        SimpleNamespace(stages=["s2", "s3", "s4"], pooled="ps", classifier="fc"),
-        SimpleNamespace(stages=["t1", "t2", "t3", "t4"], pooled="pt", classifier="fc"),
-    )
+    distill.choose_layers(layers_of(["s2", "s3", "s4"], "ps"), layers_of(["t1", "t2", "t3", "t4"], "pt"))
     assert (distill.student_layers, distill.teacher_layers) == (of_student, of_teacher)
 
 
@@ -269,10 +273,8 @@ def test_layers_of_one_network_are_paired_with_what_the_rule_pairs_them_with(dis
     ],
 )
 def test_layers_that_the_rule_does_not_pair_need_both_names(distill, words):
-    three = SimpleNamespace(stages=["a", "b", "c"], pooled="p", classifier="fc")
-    four = SimpleNamespace(stages=["a", "b", "c", "d"], pooled="p", classifier="fc")
     with pytest.raises(InputError, match=words):
-        distill.choose_layers(three, four)
+        distill.choose_layers(layers_of("abc", "p"), layers_of("abcd", "p"))
 
 
 def test_a_layer_may_be_compared_with_several(make_outputs):

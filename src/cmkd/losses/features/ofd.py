@@ -44,8 +44,8 @@ class OFDLoss(FeatureLoss):
         super().__init__(weight=weight, student_layers=student_layers, teacher_layers=teacher_layers)
 
     def student_rule(self, layers: NetworkLayers) -> Sequence[str]:
-        """Return what goes into the last activation of every stage."""
-        return [f"{stage}:preactivation" for stage in layers.stages]
+        """Return all stages before their last activation."""
+        return layers.preactivations
 
     def make(self, trial: Trial) -> None:
         """Make the connectors, and measure the margins."""

@@ -33,6 +33,11 @@ class NetworkLayers(Protocol):
         ...
 
     @property
+    def preactivations(self) -> Sequence[str]:
+        """The same stages before their last activation."""
+        ...
+
+    @property
     def pooled(self) -> str:
         """The layer whose flattened output is the embedding that the classifier reads."""
         ...

@@ -52,7 +52,7 @@ class ReviewKDLoss(FeatureLoss):
 
     def teacher_rule(self, layers: NetworkLayers) -> Sequence[str]:
         """Return the same before the last activation of each stage."""
-        return [*(f"{stage}:preactivation" for stage in layers.stages), layers.pooled]
+        return [*layers.preactivations, layers.pooled]
 
     def make(self, trial: Trial) -> None:
         """Make one fusion per layer."""
