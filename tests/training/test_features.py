@@ -157,12 +157,18 @@ def test_what_is_learnt_starts_alike_and_the_student_too(tmp_path):
     assert rows(beside)[0]["task"] == pytest.approx(rows(alone)[0]["task"], rel=1e-5)
 
 
-def test_layers_by_name(tmp_path):
+def test_layers_by_name(tmp_path, caplog):
+    caplog.set_level("INFO")
     layers = {"student_layers": ["first.0"], "teacher_layers": ["first:preactivation"]}
     named = [{"name": "FitNet", **layers}, {"name": "AT", "weight": 10.0}]
     folder = distill(config(tmp_path / "run", epochs=1, with_=named), progress=False)
     assert rows(folder)[0]["AT"] > 0
     assert folder.read_config()["with"][0]["student_layers"] == ["first.0"]
+    assert folder.read_json("layers.json") == {
+        "FitNet": [["first.0", "first:preactivation"]],
+        "AT": [["first", "first"], ["second", "second"]],
+    }
+    assert "AT compares first with first, second with second" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -16,6 +17,9 @@ from cmkd.models.layers import FeatureLayers, feature_layers
 from cmkd.teachers import LiveTeacher
 from cmkd.training.config import DistillConfig
 from cmkd.training.objective import Objective, check_objective, named_if_it_fails
+from cmkd.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 
 def require_possible(objective: Objective, config: DistillConfig) -> None:
@@ -105,6 +109,19 @@ def prepare(
             )
     check_objective(objective, answered, taught, batch.targets, batch.indices)
     return of_student, see_teacher
+
+
+def keep_layers(objective: Objective, folder: RunFolder) -> None:
+    """Log which layers the losses compare, and keep them as `layers.json`: pairs by the name of the term."""
+    pairs = {
+        name: list(zip(loss.student_layers or [], loss.teacher_layers or [], strict=True))
+        for name, loss in objective.terms()
+        if isinstance(loss, FeatureLoss)
+    }
+    for name, compared in pairs.items():
+        said = ", ".join(f"{of_student} with {of_teacher}" for of_student, of_teacher in compared)
+        logger.info("%s compares %s", name, said)
+    folder.write_json("layers.json", pairs)
 
 
 def _require_channels_first(who: str, outputs: Outputs) -> None:

@@ -171,6 +171,8 @@ def _run_together(
                     folder.write_json("teacher.json", report.as_dict())
                     if on_teacher is not None:
                         on_teacher(report)
+                if objective.feature_losses:
+                    features.keep_layers(objective, folder)
                 _keep_environment(folder, environment.describe(device, precision, processes.count))
         torch.manual_seed(random_seed(2 * config.seed + TRAIN_STREAM, processes.rank))
         student = fit(
