@@ -1,9 +1,11 @@
 """The command line as a user meets it: what it takes, and what it says to what it cannot take."""
 
+import io
 import json
 import os
 import pickle
 import re
+import sys
 from urllib.error import URLError
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
-from cmkd import models
+from cmkd import cli, models
 from cmkd.cli import main
 from cmkd.cli_options import parse
 
@@ -160,6 +162,34 @@ def test_list(run):
     assert "CMKD" in losses
     assert "ReviewKD (Chen et al. 2021)" in losses
     assert "cifar100" in run("list", "datasets")[1]
+
+
+@pytest.mark.parametrize("show", [print, lambda line: cli._print_table([line], [])])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_leaves_ends_it_quietly(show, buffered, monkeypatch, capsys):
+    """As in `cmkd list models | head -1`, whether a plain line or a table is what nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setitem(cli.VERBS, "list", show)
+    with os.fdopen(writing, "wb", buffering=-1 if buffered else 0) as pipe:
+        stdout = io.TextIOWrapper(pipe, write_through=not buffered)
+        monkeypatch.setattr(sys, "stdout", stdout)
+        try:
+            status = main(["list", "models"])
+        except SystemExit as left:  # rich looks for itself
+            status = left.code
+        stdout.flush()
+    assert status == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_another_pipe_that_breaks_keeps_its_traceback(monkeypatch):
+    def broken(kind):
+        raise BrokenPipeError("between processes")
+
+    monkeypatch.setitem(cli.VERBS, "list", broken)
+    with pytest.raises(BrokenPipeError, match="between processes"):
+        main(["list", "models"])
 
 
 def test_methods_are_added(run, tmp_path):

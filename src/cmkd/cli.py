@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cmkd.teachers.cache_format import Manifest
     from cmkd.training import CacheConfig, DistillConfig, RunFolder, TrainConfig
 
+EXIT_NO_READER = 1
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -29,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; those of the process by default.
 
     Returns:
-        The exit status: 0, 2 for input that cannot be used, 130 after an interruption.
+        The exit status: 0, 1 if the reader of the output has gone, 2 for input that cannot be used, 130 after
+        an interruption.
     """
     handler = logging.StreamHandler(sys.stderr)
     logger = logging.getLogger("cmkd")
@@ -49,6 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             error.told_elsewhere = _number("LOCAL_RANK") > 0
             raise
         VERBS[verb](options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return EXIT_NO_READER
     except InputError as error:
         if not error.told_elsewhere:
             print(f"cmkd: error: {error}", file=sys.stderr)
@@ -63,6 +70,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         logger.removeHandler(handler)
     return 0
+
+
+def _reader_is_gone() -> bool:
+    """Return whether nobody reads standard output any more, as after `| head -1`; what is left is dropped."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        return True
+    return False
 
 
 def _number(variable: str) -> int:
