@@ -118,6 +118,7 @@ SPOILED = {
     "same images": lambda x: x[:1].expand_as(x) * 1,
     "one zero image": lambda x: torch.cat([x[:1] * 0, x[1:]]),
     "1e4": lambda x: x * 1e4,
+    "1e7": lambda x: x * 1e7,
     "1e-20": lambda x: x * 1e-20,
     "1e-38": lambda x: x * 1e-38,
 }

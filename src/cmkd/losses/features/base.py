@@ -23,6 +23,10 @@ class FeatureLoss(DistillationMethod):
     network. With `student_layers` and `teacher_layers` left open, everything in the `Outputs` is compared, in
     the order in which it was captured, unless `choose_layers` has applied the rule of the method.
 
+    Features of magnitudes up to 1e7, zeros and constants among them, give finite values and gradients. Beyond
+    that, squares leave float32, and FSP's fourth powers first; methods that do not depend on the scale of the
+    features (AT, SP, RKD, PKT, NST) bear the whole range, up to 1e36.
+
     A subclass stores each argument of its `__init__` under the argument's own name and computes in `compare`.
     One that learns something makes it in `make`, which `build` calls once with the features of a trial batch;
     so the widths of the networks need not be known before. Nothing else is needed: a module in
