@@ -146,8 +146,8 @@ def _blocks(samples: int, classes: int, limit: int) -> Iterator[tuple[slice, sli
 class KendallLoss(DistillationLoss):
     r"""Kendall's tau, smoothed (after Guan et al. 2024): every pair of classes in the teacher's order.
 
-    Module form of `kendall_loss`, $\alpha \, (1 - \tau_k)$. The distillation term alone; the objective is
-    `cross_entropy + loss`.
+    Module form of `kendall_loss`, $\alpha \, (1 - \tau_k)$; a reconstruction from the paper's abstract, see
+    there. The distillation term alone; the objective is `cross_entropy + loss`.
 
     Args:
         alpha: Weight $\alpha$ of the term.

@@ -178,8 +178,9 @@ class Objective(nn.Module):
         batch = _Batch(_outputs(student), None if teacher is None else _outputs(teacher), target, indices)
         task = F.cross_entropy(batch.student.logits, target, label_smoothing=self.label_smoothing)
         parts = {"task": task.detach()}
-        # Not a product with 1: torch.compile folds it into its factor, whose detached part then takes the
-        # gradient away from both (PyTorch 2.15).
+        # Not a product with 1: where nothing is added to it, loss and detached part are both returned, and
+        # torch.compile, which folds the product, makes them one tensor without gradient (PyTorch 2.15). The
+        # products below end in a sum, which is a tensor of its own whatever is folded.
         total = task if self.task_weight == 1 else self.task_weight * task
         if batch.teacher is not None:
             for (name, loss), factor in zip(self.terms(), self._factors, strict=True):
