@@ -41,8 +41,8 @@ def pearson_loss(
         tau: Temperature $\tau > 0$ of the probabilities.
         pearson_input: What is compared: `"zscore"`, $\mathrm{softmax}(z / \tau)$ of the z-scored logits $z$;
             `"softmax"`, $\mathrm{softmax}(x / \tau)$; `"logits"`, $x$ itself. The first is the logit
-            standardisation that other losses have as an option of its own, but for the divisor of the variance,
-            which is $C$ here and $C - 1$ there.
+            standardisation that other losses have as an option of its own, but for the divisor of the
+            variance, which is $C$ here and $C - 1$ there.
         reduction: `"mean"` or `"sum"` over samples and positions, or `"none"`.
 
     Returns:
@@ -74,8 +74,8 @@ class PearsonLoss(DistillationLoss):
     r"""Pearson correlation alone: the first of the two terms of CMKD.
 
     Module form of `pearson_loss`, $\alpha \, (1 - r(p_s, p_t))$. The distillation term alone; the objective
-    is `cross_entropy + loss`. There is no option `logit_standardization`: `pearson_input="zscore"` does that before
-    the softmax, and a correlation of the logits themselves does not change by it.
+    is `cross_entropy + loss`. There is no option `logit_standardization`: `pearson_input="zscore"` does
+    that before the softmax, and a correlation of the logits themselves does not change by it.
 
     Args:
         alpha: Weight $\alpha$ of the term.
