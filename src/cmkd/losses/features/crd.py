@@ -39,7 +39,9 @@ class CRDLoss(FeatureLoss):
 
     Banks, classes, $Z$ and the place in the sequence of random draws belong to the state of this module, so
     that a run that is resumed draws the same. Every process has to see the whole batch, which keeps the banks
-    of all alike. The indices of a batch should differ. The gradient cannot be differentiated again.
+    of all alike. The indices of a batch should differ. The gradient cannot be differentiated again. Up to
+    $M = 16 K$ a step scores all $M$ images for each of its $N$, $N M$ numbers several times over; beyond that
+    it copies the $N K$ entries that it drew, of `width` numbers each.
 
     Args:
         width: Length of the embeddings.

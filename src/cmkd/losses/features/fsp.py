@@ -18,12 +18,15 @@ class FSPLoss(FeatureLoss):
 
     The flow from one map to the next is the matrix $G = \frac{1}{hw} \sum_p f_1(p) f_2(p)^\top$ of all pairs
     of their channels, averaged over positions; the term is the mean squared difference of the networks'
-    entries, summed over the flows: A Gift from Knowledge Distillation (CVPR 2017), eq. 1 and 2. The larger of
-    two maps is pooled down to the smaller. The paper, and RepDistiller, whose weight is the default, train
-    with it before the labels are shown; here it stands beside the cross-entropy from the start.
+    entries, summed over the flows: A Gift from Knowledge Distillation (CVPR 2017), eq. 1 and 2, which has the
+    sum over the entries; the mean is RepDistiller's. The larger of two maps is pooled down to the smaller.
 
-    The paper needs networks of equal widths. Where they differ, the student's map passes through a learnt
-    1 x 1 convolution.
+    Three things differ from what is published. The paper and RepDistiller train with this term alone first,
+    and then with the labels alone; here it stands beside the cross-entropy from the start, so no published
+    weight belongs to it: the default is the one in RepDistiller's scripts, whose code multiplies zero by it.
+    RepDistiller's flows begin at the stem, here they begin at the first stage; the stem may be named. And
+    both need networks of equal widths: where they differ, the student's map passes through a learnt 1 x 1
+    convolution here.
 
     Args:
         weight: Factor of the term.

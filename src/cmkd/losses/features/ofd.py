@@ -22,15 +22,20 @@ class OFDLoss(FeatureLoss):
     Overhaul of Feature Distillation (arXiv 1904.01866), section 3, with the weights of the authors' code. The
     student passes through a 1 x 1 convolution and batch norm; the teacher's map is pooled to its size.
 
-    The margin is the mean negative response of the channel. Of the two ways in the paper to get it, measuring
-    and deriving it from the batch norm before the ReLU, this measures, on the trial batch that `build` gets:
-    a residual sum has no one batch norm before it, and other networks have none at all. So that batch should
-    hold real images, a hundred or so.
+    The margin is the mean negative response of the channel, 0 where there is none. This measures it on the
+    trial batch that `build` gets, so that any network will do; that batch should hold real images, a hundred
+    or so. Published is another estimate, from weight and bias of the batch norm before the ReLU as if its
+    output were normal, and minus three times the weight where hardly anything is negative; in a ResNet that
+    is the last one of the block, so that its margin leaves the shortcut out.
+
+    Two more things differ from the authors' code. It runs the teacher in training mode, with the statistics
+    of each batch; here the teacher stays in evaluation mode, as for all methods. And it does not pool: the
+    networks have to have maps of equal sizes. The weight is theirs for CIFAR-100; on ImageNet it is 1e-4.
 
     Args:
         weight: Factor of the term.
-        student_layers: Names of the student's layers, from early to late; None takes what goes into the last
-            activation of every stage.
+        student_layers: Names of the student's layers, from early to late; None takes all stages before their
+            last activation, those of a wide ResNet after the next batch norm, as published.
         teacher_layers: Names of the teacher's layers, paired with them.
     """
 

@@ -26,12 +26,16 @@ class ReviewKDLoss(FeatureLoss):
     2104.09044), section 3. HCL is the mean squared distance averaged over the sizes below the map's own with
     the weights 1, 1/2, 1/4, 1/8.
 
-    As in the published code, the teacher's stages are taken before their last activation, the student's
-    after it. The paper's weight depends on the pair of networks, 5 for most on CIFAR-100; it is raised
-    linearly over the first 20 epochs, which is left to the training loop.
+    As in the published code, the teacher's stages are taken before their last activation (a wide ResNet's
+    after the next batch norm), the student's as they leave the stage.
+
+    The authors' scripts for CIFAR-100 have a weight for each pair of networks: 0.6 for ResNet56 and ResNet20,
+    1 for ResNet110 and ResNet32, 8 for ResNet32x4 and ShuffleNetV2, and 5 for all others in them (ResNet32x4
+    with ResNet8x4 or ShuffleNetV1, WRN-40-2 with WRN-16-2, WRN-40-1 or ShuffleNetV1). They raise it linearly
+    over the first 20 epochs: `--distill_warmup_epochs 20`, or a factor in a loop of one's own.
 
     Args:
-        weight: Factor of the term.
+        weight: Factor of the term; the default does not suit every pair of networks.
         student_layers: Names of the student's layers, from early to late; None takes the ends of all stages
             and the pooled embedding.
         teacher_layers: Names of the teacher's layers, paired with them.

@@ -21,8 +21,10 @@ class SRRLLoss(FeatureLoss):
     positions, is a vector $h_s$ of the teacher's width. The term is the mean squared distance to the
     teacher's pooled embedding $h_t$ plus that of the logits which the teacher's frozen classifier makes of
     both, $\frac{1}{D}\|h_s - h_t\|^2 + \frac{1}{C}\|W h_s - W h_t\|^2$, averaged over images: Knowledge
-    Distillation via Softmax Regression Representation Learning (ICLR 2021), section 3, with the squared
-    distance of logits of the authors' code, whose weight is 1 for both.
+    Distillation via Softmax Regression Representation Learning (ICLR 2021), section 3. The means over $D$ and
+    $C$, the connector and its first weights are those of the authors' code, which adds the two terms with one
+    common weight; the default here is 1. That code averages the last map of the teacher over positions, too;
+    this takes the teacher's embedding, which is the same for a teacher that pools so, and serves any other.
 
     Args:
         weight: Factor of the term.
