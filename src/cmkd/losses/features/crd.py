@@ -32,10 +32,11 @@ class CRDLoss(FeatureLoss):
     divided by its length. $Z$ is set from the first batch.
 
     The $M$ images are those that are trained on: none that is held out is remembered or drawn. Negatives are
-    drawn with replacement from those of other classes, as the published data loader does; what is drawn of
-    the image's own class is replaced by counting the others more. The classes are those that `build` is
-    given; without them they are learnt as the images come by, and until an image has come it may be drawn
-    for one of its own class. With no classes at all only the image itself is left out.
+    drawn from those of other classes, as by the published data loader, which draws without replacement where
+    there are enough; this draws with replacement, and counts the others more in place of what it draws of the
+    image's own class. The classes are those that `build` is given; without them they are learnt as the images
+    come by, and until an image has come it may be drawn for one of its own class. With no classes at all only
+    the image itself is left out.
 
     Banks, classes, $Z$ and the place in the sequence of random draws belong to the state of this module, so
     that a run that is resumed draws the same. Every process has to see the whole batch, which keeps the banks
