@@ -126,7 +126,7 @@ class FeatureLoss(DistillationMethod):
             targets: Their classes, `(num_samples,)` int64; CRD draws better with them.
             classifier: The last layer of the teacher; SRRL needs it.
             seed: Of the random numbers they start with. Nothing else changes these, and no other random
-                numbers change by them.
+                numbers change by them; two losses of one kind that get the same seed start alike.
 
         Raises:
             InputError: The outputs do not hold the layers, or something is missing that the method needs.
