@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import torch
 from safetensors.torch import save_file
@@ -98,7 +99,6 @@ def write_cache(
     from cmkd.training import CacheConfig, cache, caching
 
     data = load(pair, folder, data_root)
-    caching.datasets.load = lambda *_, **__: data  # made-up images have no name that it knows
     config = CacheConfig(
         path=str(folder / "cache"),
         data=data.name,
@@ -107,7 +107,9 @@ def write_cache(
         precision=precision,
         cpu=cpu,
     )
-    cache(config)
+    # made-up images have no name that it knows
+    with mock.patch.object(caching.datasets, "load", lambda *_, **__: data):
+        cache(config)
     return folder / "cache"
 
 
