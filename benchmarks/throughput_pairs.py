@@ -108,7 +108,7 @@ def write_cache(
         cpu=cpu,
     )
     # made-up images have no name that it knows
-    with mock.patch.object(caching.datasets, "load", lambda *_, **__: data):
+    with mock.patch.object(caching.datasets, "load", return_value=data):
         cache(config)
     return folder / "cache"
 
