@@ -157,3 +157,8 @@ def test_what_is_added_is_a_list():
 def test_a_factor_that_is_no_number_is_named():
     with pytest.raises(InputError, match="weight of KD is 'abc'"):
         build_added({"name": "KD", "weight": "abc"})
+
+
+def test_training_takes_the_mean():
+    with pytest.raises(InputError, match="reduction 'sum'"):
+        build_loss({"name": "KD", "reduction": "sum"})

@@ -42,7 +42,13 @@ def build_loss(spec: dict[str, Any]) -> nn.Module:
             f"loss {spec['name']!r}: {error}; see `cmkd distill --loss {spec['name']} --help`."
         ) from None
     with named_if_it_fails(loss_class, f"with the options {options}"):
-        return loss_class(**options)
+        loss = loss_class(**options)
+    if (reduction := getattr(loss, "reduction", "mean")) in ("sum", "none"):
+        raise InputError(
+            f"loss {spec['name']!r} has the reduction {reduction!r}; training takes the mean, which does not "
+            "depend on how many processes share a batch: leave it out."
+        )
+    return loss
 
 
 @contextlib.contextmanager
