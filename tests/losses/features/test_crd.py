@@ -179,6 +179,12 @@ def test_bad_input(vectors, make_outputs):
         distill(*vectors, TARGET)
     with pytest.raises(InputError, match=r"go from 0 to 30, but there are 30 images"):
         distill(*vectors, TARGET, torch.tensor([0, 30, 2, 3, 4, 5]))
+    with pytest.raises(InputError, match=r"trained_on has 2 images.*some of 0 to 29"):
+        built(vectors, trained_on=torch.tensor([0, 30]))
+    with pytest.raises(InputError, match=r"trained_on has 0 images"):
+        built(vectors, trained_on=torch.tensor([], dtype=torch.int64))
+    with pytest.raises(InputError, match=r"targets has 6 classes for 30 images"):
+        built(vectors, targets=TARGET)
     two = make_outputs((6, 5), (6, 5))
     with pytest.raises(InputError, match=r"contrasts one layer, not 2"):
         CRDLoss().build(two, two, num_samples=IMAGES)

@@ -100,15 +100,13 @@ class CRDLoss(FeatureLoss):
         self.of_teacher = nn.Linear(trial.teacher[0][0].numel(), self.width)
         # The length of a random entry is 1 on average.
         bound = math.sqrt(3 / self.width)
-        everything = torch.arange(trial.num_samples)
-        remembered = everything if trial.trained_on is None else trial.trained_on.cpu()
-        rows = torch.full_like(everything, -1)
+        remembered, labels = _remembered(trial, trial.num_samples)
+        rows = torch.full((trial.num_samples,), -1)
         rows[remembered] = torch.arange(len(remembered))
         for name in ("student_bank", "teacher_bank"):
             self.register_buffer(name, torch.empty(len(remembered), self.width).uniform_(-bound, bound))
-        known = None if trial.targets is None else trial.targets.cpu()[remembered]
         self.register_buffer("rows", rows)
-        self.register_buffer("labels", torch.full_like(remembered, -1) if known is None else known)
+        self.register_buffer("labels", labels)
         self.register_buffer("log_z", torch.full((2,), -math.inf))
         self._seed, self._step = int(torch.randint(2**62, ())), 0
 
@@ -210,3 +208,20 @@ class CRDLoss(FeatureLoss):
             bank.index_copy_(0, rows, entries.to(bank.dtype))
         if target is not None:
             self.labels.index_copy_(0, rows, target)
+
+
+def _remembered(trial: Trial, size: int) -> tuple[Tensor, Tensor]:
+    """Return which of so many images are remembered, and their classes, -1 where these are not known."""
+    images = torch.arange(size) if trial.trained_on is None else trial.trained_on.cpu()
+    if len(images) == 0 or not 0 <= int(images.min()) <= int(images.max()) < size:
+        raise InputError(
+            f"trained_on has {len(images)} images, which have to be some of 0 to {size - 1}: num_samples is "
+            f"{size}, the number of images in the training data."
+        )
+    if trial.targets is None:
+        return images, torch.full_like(images, -1)
+    if len(trial.targets) != size:
+        raise InputError(
+            f"targets has {len(trial.targets)} classes for {size} images: give those of all, held out or not."
+        )
+    return images, trial.targets.cpu().long()[images]
