@@ -7,7 +7,7 @@ process with all threads and in two with half of them each, in turns. No speed c
 what is measured is what the processes have to tell each other. A run's first epoch is left out, and so is
 validation.
 
-Writes `results/processes/cpu.json` and the table in `docs/training.md`.
+Prints a table and writes it, with the numbers, to `results/processes`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import socket
 import statistics
 import subprocess
@@ -30,8 +29,6 @@ from ranking_machine import ROOT, describe_machine, in_words
 from written import as_json, markdown_table
 
 RESULT = ROOT / "results/processes/cpu.json"
-DOCUMENT = ROOT / "docs/training.md"
-MARKERS = re.compile(r"(<!-- processes -->\n).*?(<!-- end -->)", re.DOTALL)
 IMAGES, BATCH_SIZE = 10_000, 128
 #: Title and options of each way to train.
 WAYS = {
@@ -67,15 +64,9 @@ def main() -> None:
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(as_json(result), encoding="utf-8")
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-def filled(text: str) -> str:
-    """Return the document with the table that the committed result gives."""
-    if not RESULT.exists():
-        return text
-    result = json.loads(RESULT.read_text(encoding="utf-8"))
-    return MARKERS.sub(lambda match: f"{match[1]}\n{table(result)}\n\n{match[2]}", text)
+    text = table(result)
+    RESULT.with_name("README.md").write_text(f"# Two processes and one\n\n{text}\n", encoding="utf-8")
+    print(text)
 
 
 def table(result: dict[str, Any]) -> str:

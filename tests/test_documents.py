@@ -205,16 +205,3 @@ def test_the_commands_for_several_processes_have_options_that_exist():
         verb, _ = parse(given.training_script_args)
         seen.append((verb, given.num_machines))
     assert seen == [("cache", None), ("distill", None), ("distill", 2), ("distill", 2), ("distill", 2)]
-
-
-def test_the_table_on_processes_comes_from_the_committed_result(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import processes
-
-    try:
-        text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
-        assert processes.RESULT.exists()
-        assert processes.filled(text) == text
-    finally:
-        for name in ("processes", "ranking_machine", "written"):
-            sys.modules.pop(name, None)
