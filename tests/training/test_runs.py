@@ -33,8 +33,8 @@ def test_the_test_images_are_seen_once_and_after_training(tmp_path, monkeypatch)
 
 def test_validation_images_are_not_trained_on(tmp_path, monkeypatch):
     loaders = {}
-    original = runs_module._loaders
-    monkeypatch.setattr(runs_module, "_loaders", lambda *args: loaders.update(original(*args)) or loaders)
+    original = runs_module.open_loaders
+    monkeypatch.setattr(runs_module, "open_loaders", lambda *args: loaders.update(original(*args)) or loaders)
     train(TrainConfig(model="tiny_networks:student", out=str(tmp_path / "run"), **TINY), progress=False)
     training, validation = (set(loaders[part].indices.tolist()) for part in ("train", "validation"))
     assert not training & validation

@@ -6,12 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cmkd.training.building import build_loss
     from cmkd.training.cache_config import CacheConfig
     from cmkd.training.caching import cache
     from cmkd.training.config import DistillConfig, RunConfig, TrainConfig
     from cmkd.training.loop import fit
     from cmkd.training.measure import evaluate
-    from cmkd.training.objective import Objective, build_loss
+    from cmkd.training.objective import Objective
     from cmkd.training.run_folder import RunFolder
     from cmkd.training.runs import distill, train
 
@@ -23,7 +24,7 @@ _MODULES = {
     "RunConfig": "config",
     "RunFolder": "run_folder",
     "TrainConfig": "config",
-    "build_loss": "objective",
+    "build_loss": "building",
     "cache": "caching",
     "distill": "runs",
     "evaluate": "measure",

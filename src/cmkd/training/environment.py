@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import subprocess
 from importlib import metadata
@@ -13,6 +14,9 @@ import torch
 import cmkd
 from cmkd.errors import InputError
 from cmkd.kernels import native
+from cmkd.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy")
 
@@ -76,6 +80,31 @@ def describe(device: torch.device, precision: str, processes: int) -> dict[str, 
         "precision": precision,
         "cpu_losses": native.describe(),
     }
+
+
+def keep(folder: RunFolder, now: dict[str, Any]) -> None:
+    """Write `environment.json`; refuse to go on in another arithmetic than the run began with.
+
+    Args:
+        folder: The run's folder.
+        now: What `describe` says.
+
+    Raises:
+        InputError: The run began on another kind of device or in another precision.
+    """
+    if (folder.path / "environment.json").exists():
+        before = folder.read_json("environment.json")
+        for key in ("device", "precision"):
+            if before[key] != now[key]:
+                raise InputError(
+                    f"{folder.path} was begun with {key} {before[key]}, now it is {now[key]}; continue it "
+                    "as it was begun, or give another --out."
+                )
+        changed = [key for key in now if key != "revision" and before.get(key) != now[key]]
+        if changed:
+            named = ", ".join(f"{key} ({before.get(key)}, now {now[key]})" for key in changed)
+            logger.warning("continuing with another %s: the bits may differ from an unbroken run's", named)
+    folder.write_json("environment.json", now)
 
 
 def _cpu_name() -> str:

@@ -15,8 +15,9 @@ from cmkd.losses.features import FeatureLoss, Outputs
 from cmkd.models.capture import Capture
 from cmkd.models.layers import FeatureLayers, feature_layers
 from cmkd.teachers import LiveTeacher
+from cmkd.training.building import check_objective, named_if_it_fails
 from cmkd.training.config import DistillConfig
-from cmkd.training.objective import Objective, check_objective, named_if_it_fails
+from cmkd.training.objective import Objective
 from cmkd.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)

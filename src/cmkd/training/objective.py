@@ -2,97 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmkd import losses
-from cmkd.errors import InputError
-from cmkd.losses.base import check_number
 from cmkd.losses.features import FeatureLoss, Outputs
 from cmkd.training.processes import Processes
-
-_ON_LOGITS = "student_logits, teacher_logits, target"
-
-
-def build_loss(spec: dict[str, Any]) -> nn.Module:
-    """Return the distillation loss that a specification names.
-
-    Args:
-        spec: `name` (short name or dotted path) and the keyword options of that class.
-
-    Returns:
-        The loss.
-
-    Raises:
-        InputError: The name is unknown, an option does not exist or has an impossible value, or the class
-            cannot be made for another reason.
-    """
-    options = {key: value for key, value in spec.items() if key != "name"}
-    loss_class = losses.resolve(spec["name"])
-    try:
-        inspect.signature(loss_class).bind(**options)
-    except TypeError as error:
-        raise InputError(
-            f"loss {spec['name']!r}: {error}; see `cmkd distill --loss {spec['name']} --help`."
-        ) from None
-    with named_if_it_fails(loss_class, f"with the options {options}"):
-        loss = loss_class(**options)
-    if (reduction := getattr(loss, "reduction", "mean")) in ("sum", "none"):
-        raise InputError(
-            f"loss {spec['name']!r} has the reduction {reduction!r}; training takes the mean, which does not "
-            "depend on how many processes share a batch: leave it out."
-        )
-    return loss
-
-
-@contextlib.contextmanager
-def named_if_it_fails(loss: type, when: str, remedy: str = "") -> Iterator[None]:
-    """Name the class of a loss where it raises: a user's own may raise anything.
-
-    Args:
-        loss: The class.
-        when: What it was about to do.
-        remedy: A sentence on what it should have done.
-
-    Raises:
-        InputError: Instead of any other exception of the context.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        said = f"loss {loss.__name__} failed {when}: {type(error).__name__}: {error}"
-        raise InputError(f"{said}. {remedy}" if remedy else said) from error
-
-
-def resolved_loss(spec: dict[str, Any], loss: nn.Module) -> dict[str, Any]:
-    """Return the specification with the defaults filled in, as far as the loss knows its options."""
-    options = getattr(loss, "options", {})
-    accepted = inspect.signature(type(loss)).parameters.keys() - {"reduction"}  # training takes the mean
-    return {"name": spec["name"], **{name: options[name] for name in options if name in accepted}, **spec}
-
-
-def build_added(spec: dict[str, Any]) -> tuple[nn.Module, float]:
-    """Return a loss that is added to another one, and its factor.
-
-    Args:
-        spec: As for `build_loss`. A loss that has no option `weight` may be given one all the same: it is
-            the factor, which is 1 otherwise.
-
-    Raises:
-        InputError: As `build_loss`; or the factor is negative or not finite.
-    """
-    if "weight" not in spec or "weight" in inspect.signature(losses.resolve(spec["name"])).parameters:
-        return build_loss(spec), 1.0
-    check_number(f"weight of {spec['name']}", spec["weight"])
-    return build_loss({key: value for key, value in spec.items() if key != "weight"}), spec["weight"]
 
 
 class Objective(nn.Module):
@@ -196,6 +114,28 @@ class Objective(nn.Module):
                 total = total + fade * value
         return total, parts
 
+    def term(
+        self,
+        loss: nn.Module,
+        student: Tensor | Outputs,
+        teacher: Tensor | Outputs,
+        target: Tensor,
+        indices: Tensor | None = None,
+    ) -> Tensor:
+        """Return what one of the distillation losses says, without its factor.
+
+        Args:
+            loss: One of `terms`.
+            student: As for the call of the objective, like the others.
+            teacher: Likewise.
+            target: Likewise.
+            indices: Likewise.
+
+        Returns:
+            What the loss returns, which should be a scalar.
+        """
+        return self._value(loss, _Batch(_outputs(student), _outputs(teacher), target, indices))[0]
+
     def _value(self, loss: nn.Module, batch: _Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return a term, and the parts that it reports."""
         sharing = self._sharing if getattr(loss, "across_batch", True) else None
@@ -244,45 +184,3 @@ def _outputs(given: Tensor | Outputs) -> Outputs:
     """Return logits in float32, with the features as they are."""
     logits, features = given if isinstance(given, Outputs) else (given, {})
     return Outputs(logits.float(), features)
-
-
-def check_objective(
-    objective: Objective,
-    student: Tensor | Outputs,
-    teacher: Tensor | Outputs,
-    target: Tensor,
-    indices: Tensor | None = None,
-) -> None:
-    """Call the distillation losses once on a small batch, so that a wrong one fails before training.
-
-    Args:
-        objective: The objective of the run.
-        student: What the student made of it, or made-up logits `(N, C)`.
-        teacher: What the teacher made of it, likewise.
-        target: Its classes `(N,)`.
-        indices: Which images they are, if a loss wants to know.
-
-    Raises:
-        InputError: A loss fails or does not return a finite scalar.
-    """
-    batch = _Batch(_outputs(student), _outputs(teacher), target, indices)
-    objective.eval()  # nothing is to be remembered of it
-    for _, loss in objective.terms():
-        name = type(loss).__name__
-        called = "student, teacher, target, indices" if isinstance(loss, FeatureLoss) else _ON_LOGITS
-        remedy = f"It is called as loss({called}) and has to return a scalar."
-        with named_if_it_fails(type(loss), "on a trial batch", remedy):
-            value, _ = objective._value(loss, batch)
-        if value.ndim != 0 or not torch.isfinite(value):
-            returned = value.item() if value.ndim == 0 else f"a tensor of shape {tuple(value.shape)}"
-            raise InputError(
-                f"loss {name} returned {returned} on a trial batch; it has to return a finite scalar."
-            )
-    objective.train()
-
-
-def made_up_batch(num_classes: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return logits of a student and a teacher and classes for `check_objective`, the same every time."""
-    generator = torch.Generator().manual_seed(0)
-    logits, teacher_logits = torch.randn(2, 4, num_classes, generator=generator).to(device)
-    return logits.requires_grad_(), teacher_logits, torch.arange(4, device=device) % num_classes

@@ -8,30 +8,22 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from cmkd import data as datasets
 from cmkd import models
-from cmkd.data import Batch, ImageData, Loader
-from cmkd.errors import InputError
+from cmkd.data import Batch
 from cmkd.losses.features import Outputs
 from cmkd.teachers import LiveTeacher, TeacherReport
 from cmkd.training import environment, features
-from cmkd.training.config import DistillConfig, RunConfig, TrainConfig
+from cmkd.training.building import build_objective, check_objective, made_up_batch
+from cmkd.training.config import DistillConfig, TrainConfig
+from cmkd.training.images import bad_images_by_part, open_data, open_loaders
 from cmkd.training.judging import judge, keep_result, validator
 from cmkd.training.loop import fit
-from cmkd.training.objective import (
-    Objective,
-    build_added,
-    build_loss,
-    check_objective,
-    made_up_batch,
-    resolved_loss,
-)
+from cmkd.training.objective import Objective
 from cmkd.training.processes import Processes, open_accelerator, random_seed
 from cmkd.training.progress import Progress
 from cmkd.training.run_folder import RunFolder
@@ -121,7 +113,7 @@ def _run_together(
 ) -> RunFolder:
     device = accelerator.device
     # Everything that can be wrong with the options is found before the folder is touched.
-    data = _data(config, processes)
+    data = open_data(config, processes)
     with processes.together():
         torch.manual_seed(2 * config.seed + INIT_STREAM)
         student = models.build(network, data.num_classes)
@@ -132,14 +124,14 @@ def _run_together(
         student = student.to(device).to(memory_format=torch.channels_last)
         teaching, objective = None, Objective(label_smoothing=config.label_smoothing)
         if isinstance(config, DistillConfig):
-            config, objective = _objective(config)
+            config, objective = build_objective(config)
             objective.to(device)
             features.require_possible(objective, config)
             if not objective.feature_losses:
                 check_objective(objective, *made_up_batch(data.num_classes, device))
             config, teaching = open_teaching(config, data, precision=precision, device=device)
         live, report = (teaching.live, teaching.report) if teaching else (None, None)
-        loaders = _loaders(data, config, device, processes)
+        loaders = open_loaders(data, config, device, processes)
         layers: list[str] = []
         answers: Callable[[Batch], Tensor | Outputs] | None = None
         if teaching and objective.reads_teacher:
@@ -173,7 +165,7 @@ def _run_together(
                         on_teacher(report)
                 if objective.feature_losses:
                     features.keep_layers(objective, folder)
-                _keep_environment(folder, environment.describe(device, precision, processes.count))
+                environment.keep(folder, environment.describe(device, precision, processes.count))
         torch.manual_seed(random_seed(2 * config.seed + TRAIN_STREAM, processes.rank))
         student = fit(
             student,
@@ -190,114 +182,8 @@ def _run_together(
             progress=Progress(folder.path.name, enabled=progress and processes.is_main),
         )
         result = judge(student, data, loaders["test"], live, processes)
-        bad_images = _bad_images(loaders, processes)
+        bad_images = bad_images_by_part(loaders, processes)
         with processes.together():
             if processes.is_main:
                 keep_result(folder, result, student, network, data, bad_images)
     return folder
-
-
-def _objective(config: DistillConfig) -> tuple[DistillConfig, Objective]:
-    """Return the objective, and the options with the defaults of its losses filled in."""
-    loss, added = build_loss(config.loss), [build_added(spec) for spec in config.with_]
-    config = replace(
-        config,
-        loss=resolved_loss(config.loss, loss),
-        with_=[
-            {"weight": factor, **resolved_loss(spec, each)}
-            for spec, (each, factor) in zip(config.with_, added, strict=True)
-        ],
-    )
-    return config, Objective(
-        loss, added=added, task_weight=config.task_weight, label_smoothing=config.label_smoothing
-    )
-
-
-def _data(config: RunConfig, processes: Processes) -> ImageData:
-    """Open the data set, first in the main process: what it downloads or indexes is there for the others."""
-
-    def load() -> ImageData:
-        return datasets.load(
-            config.data,
-            config.data_root,
-            image_size=config.image_size,
-            bad_images=config.bad_images,
-            image_column=config.image_column,
-            label_column=config.label_column,
-        )
-
-    data: ImageData | None = None
-    with processes.together():
-        data = load() if processes.is_main else None
-    with processes.together():
-        data = load() if data is None else data
-    assert data is not None
-    return data
-
-
-def _loaders(
-    data: ImageData, config: RunConfig, device: torch.device, processes: Processes
-) -> dict[str, Loader]:
-    """Return the loaders `train`, `test` and, if a part is held out, `validation`."""
-    common: dict[str, Any] = {
-        "mean": data.mean,
-        "std": data.std,
-        "image_size": data.image_size,
-        "device": device,
-        "workers": config.workers,
-        "batch_size": config.batch_size,
-        "rank": processes.rank,
-        "world_size": processes.count,
-    }
-    train_indices, validation_indices = None, None
-    if config.validation > 0:
-        train_indices, validation_indices = datasets.split(data.train.targets, config.validation, config.seed)
-        if len(validation_indices) == 0:
-            raise InputError(
-                f"--validation {config.validation} takes none of the {len(train_indices)} training images of "
-                f"{data.name}: every class needs at least 2 images for that; or take --validation 0."
-            )
-    loaders = {
-        "train": Loader(
-            data.train,
-            indices=train_indices,
-            augment=config.augment or data.augment,
-            seed=config.seed,
-            augment_seed=config.augment_seed,
-            views=config.views,
-            shuffle=True,
-            drop_last=True,
-            **common,
-        ),
-        "test": Loader(data.test, **common),
-    }
-    if validation_indices is not None:
-        loaders["validation"] = Loader(data.train, indices=validation_indices, **common)
-    return loaders
-
-
-def _bad_images(loaders: dict[str, Loader], processes: Processes) -> dict[str, dict[int, str]]:
-    """Return by part what any process could not decode, in the main process."""
-    found: dict[str, dict[int, str]] = {}
-    for own in processes.gather({part: loader.bad_images for part, loader in loaders.items()}):
-        for part, bad in own.items():
-            if bad:
-                found.setdefault(part, {}).update(bad)
-    return found
-
-
-def _keep_environment(folder: RunFolder, now: dict[str, Any]) -> None:
-    """Write `environment.json`; refuse to go on in another arithmetic than the run began with."""
-    if (folder.path / "environment.json").exists():
-        before = folder.read_json("environment.json")
-        for key in ("device", "precision"):
-            if before[key] != now[key]:
-                raise InputError(
-                    f"{folder.path} was begun with {key} {before[key]}, now it is {now[key]}; continue it "
-                    "as it was begun, or give another --out."
-                )
-        changed = [key for key in now if key != "revision" and before.get(key) != now[key]]
-        if changed:
-            named = ", ".join(f"{key} ({before.get(key)}, now {now[key]})" for key in changed)
-            logger.warning("continuing with another %s: the bits may differ from an unbroken run's", named)
-    folder.write_json("environment.json", now)
