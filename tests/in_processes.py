@@ -18,8 +18,6 @@ from cmkd.training import DistillConfig, distill
 from cmkd.training import loop as loop_module
 from cmkd.training.processes import rank
 
-torch.set_num_threads(1)
-sys.path.append(str(Path(__file__).parent))
 original = loop_module.Progress.step
 
 
@@ -47,5 +45,8 @@ def run(options, *, across_batch=None, stop=None):
     raise AssertionError("the run was not interrupted")
 
 
-for each in json.loads(sys.argv[1]):
-    run(**each)
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.path.append(str(Path(__file__).parent))
+    for each in json.loads(sys.argv[1]):
+        run(**each)
