@@ -49,7 +49,7 @@ def teacher_limit(work: Work) -> None:
 
 def cmkd(work: Work, *, loss: str, cached: bool) -> None:
     """Run `cmkd distill`, with a display that does nothing but count the steps."""
-    from cmkd.training import DistillConfig, distill, runs
+    from cmkd.training import DistillConfig, distill, images, runs
     from cmkd.training.progress import Progress
 
     class Steps(Progress):
@@ -70,7 +70,7 @@ def cmkd(work: Work, *, loss: str, cached: bool) -> None:
         return fit(student, objective, *args, **kwargs)
 
     runs.fit = watched_fit
-    runs.datasets.load = lambda *_, **__: data  # made-up images have no name that it knows
+    images.datasets.load = lambda *_, **__: data  # made-up images have no name that it knows
     config = DistillConfig(
         data=data.name,
         teacher=None if cached else work.pair.teacher,

@@ -96,7 +96,7 @@ def write_cache(
     pair: Pair, folder: Path, data_root: str | None, weights: Path, precision: str, cpu: bool
 ) -> Path:
     """Run `cmkd cache` on what `prepare` made and return the folder of the cache."""
-    from cmkd.training import CacheConfig, cache, caching
+    from cmkd.training import CacheConfig, cache, images
 
     data = load(pair, folder, data_root)
     config = CacheConfig(
@@ -108,7 +108,7 @@ def write_cache(
         cpu=cpu,
     )
     # made-up images have no name that it knows
-    with mock.patch.object(caching.datasets, "load", return_value=data):
+    with mock.patch.object(images.datasets, "load", return_value=data):
         cache(config)
     return folder / "cache"
 

@@ -13,10 +13,10 @@ from unittest import mock
 import torch
 
 from cmkd.errors import Interrupted
+from cmkd.launcher import number
 from cmkd.losses import CMKDLoss
 from cmkd.training import DistillConfig, distill
 from cmkd.training import loop as loop_module
-from cmkd.training.processes import rank
 
 original = loop_module.Progress.step
 
@@ -31,7 +31,7 @@ def run(options, *, across_batch=None, stop=None):
 
     def step(self, epoch, batch, meters):
         left[0] -= 1
-        if left[0] == 0 and rank() == stop[0]:
+        if left[0] == 0 and number() == stop[0]:
             signal.raise_signal(signal.SIGINT)
         original(self, epoch, batch, meters)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmkd import launcher
 from cmkd.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logger = logging.getLogger("cmkd")
     logger.addHandler(handler)
     # Of several processes the first one speaks; the others only of what it cannot know.
-    others = _number("RANK") > 0
+    others = launcher.number() > 0
     logger.setLevel(logging.WARNING if others else logging.INFO)
     sys.path.append(str(Path.cwd()))  # one's own networks and losses are named by dotted path
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             verb, options = parse(list(sys.argv[1:] if argv is None else argv))
         except InputError as error:
             # All have the same words, but not the same machine, with its files.
-            error.told_elsewhere = _number("LOCAL_RANK") > 0
+            error.told_elsewhere = launcher.number("LOCAL_RANK") > 0
             raise
         VERBS[verb](options)
         sys.stdout.flush()
@@ -80,11 +81,6 @@ def _reader_is_gone() -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
         return True
     return False
-
-
-def _number(variable: str) -> int:
-    """Return one of the variables by which a launcher numbers its processes; 0 if there is but one."""
-    return int(os.environ.get(variable, "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
 
 
 def _demo(options: DemoOptions) -> None:
@@ -214,7 +210,7 @@ def _print_network(report: TeacherReport) -> None:
 def _print_result(folder: RunFolder) -> None:
     from cmkd.report import group_runs, write_report
 
-    if _number("RANK") > 0:  # the run's files may not even be on its host
+    if launcher.number() > 0:  # the run's files may not even be on its host
         return
 
     result = folder.read_json("result.json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from accelerate.state import PartialState
 from torch import Tensor
 
-from cmkd import data as datasets
+from cmkd import launcher
 from cmkd.data import ImageData, Loader, TensorImages
 from cmkd.data.augment import require_known
 from cmkd.data.fingerprint import augmentation_hash, fingerprint
@@ -23,6 +22,7 @@ from cmkd.teachers.cache_writing import write_cache
 from cmkd.training import environment
 from cmkd.training.cache_config import CacheConfig
 from cmkd.training.config import DistillConfig
+from cmkd.training.images import load_images
 
 
 def cache(
@@ -49,14 +49,7 @@ def cache(
     rank, world_size, device = _process(config.cpu)
     precision = environment.arithmetic(config.precision, device)
     path = Path(config.path).expanduser()
-    data = datasets.load(
-        config.data,
-        config.data_root,
-        image_size=config.image_size,
-        bad_images=config.bad_images,
-        image_column=config.image_column,
-        label_column=config.label_column,
-    )
+    data = load_images(config)
     augment = config.augment or data.augment
     require_known(augment)
     teacher, report = open_network(config, data, device)
@@ -154,14 +147,14 @@ def cache_identity(
 
 def _process(cpu: bool) -> tuple[int, int, torch.device]:
     """Return number and count of the processes, and this one's device; they never talk to each other."""
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = launcher.world_size()
     if world_size == 1:
         return 0, 1, PartialState(cpu=cpu).device
     device = torch.device("cpu")
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is not None and torch.accelerator.is_available() and not cpu:
-        device = torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
-    return int(os.environ.get("RANK", "0")), world_size, device
+        device = torch.device(accelerator.type, launcher.number("LOCAL_RANK"))
+    return launcher.number(), world_size, device
 
 
 def _autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -9,8 +9,21 @@ import torch
 from cmkd import data as datasets
 from cmkd.data import ImageData, Loader
 from cmkd.errors import InputError
+from cmkd.training.cache_config import CacheConfig
 from cmkd.training.config import RunConfig
 from cmkd.training.processes import Processes
+
+
+def load_images(config: RunConfig | CacheConfig) -> ImageData:
+    """Open the data set that the options name; see `cmkd.data.load`."""
+    return datasets.load(
+        config.data,
+        config.data_root,
+        image_size=config.image_size,
+        bad_images=config.bad_images,
+        image_column=config.image_column,
+        label_column=config.label_column,
+    )
 
 
 def open_data(config: RunConfig, processes: Processes) -> ImageData:
@@ -23,22 +36,11 @@ def open_data(config: RunConfig, processes: Processes) -> ImageData:
     Raises:
         InputError: There is no such data set, or it cannot be read.
     """
-
-    def load() -> ImageData:
-        return datasets.load(
-            config.data,
-            config.data_root,
-            image_size=config.image_size,
-            bad_images=config.bad_images,
-            image_column=config.image_column,
-            label_column=config.label_column,
-        )
-
     data: ImageData | None = None
     with processes.together():
-        data = load() if processes.is_main else None
+        data = load_images(config) if processes.is_main else None
     with processes.together():
-        data = load() if data is None else data
+        data = load_images(config) if data is None else data
     assert data is not None
     return data
 

@@ -21,15 +21,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 
+from cmkd import launcher
 from cmkd.errors import InputError, ProcessLost
 from cmkd.training import environment
 
 T = TypeVar("T")
-
-
-def rank() -> int:
-    """Return the number of this process, as its launcher told it; 0 without a launcher."""
-    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
 
 
 def random_seed(seed: int, rank: int) -> int:
@@ -54,7 +50,7 @@ def open_accelerator(precision: str, *, cpu: bool = False) -> tuple[Accelerator,
     Raises:
         InputError: The others cannot be met, or the device has not that arithmetic.
     """
-    started = int(os.environ.get("WORLD_SIZE", "1"))
+    started = launcher.world_size()
     if started > 1 and not torch.accelerator.is_available():
         cpu = True  # Accelerate has to be told, or each process would take itself for the only one
     try:
@@ -64,9 +60,9 @@ def open_accelerator(precision: str, *, cpu: bool = False) -> tuple[Accelerator,
             raise
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise InputError(
-            f"process {rank()} of {started} cannot meet the others at {where}: {_first_line(error)}. Is the "
-            "port in use (give another --main_process_port), or the address not to be reached from "
-            f"{socket.gethostname()} (--main_process_ip)?"
+            f"process {launcher.number()} of {started} cannot meet the others at {where}: {_first_line(error)}. Is "
+            "the port in use (give another --main_process_port), or the address not to be reached "
+            f"from {socket.gethostname()} (--main_process_ip)?"
         ) from error
     if started > 1 and state.num_processes != started:
         raise InputError(
@@ -76,7 +72,7 @@ def open_accelerator(precision: str, *, cpu: bool = False) -> tuple[Accelerator,
     try:
         precision = environment.arithmetic(precision, state.device)
     except InputError as error:
-        error.told_elsewhere = rank() > 0  # the options are the same everywhere
+        error.told_elsewhere = launcher.number() > 0  # the options are the same everywhere
         raise
     mixed = "no" if precision == "fp32" else precision
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
