@@ -60,7 +60,8 @@ def open_accelerator(precision: str, *, cpu: bool = False) -> tuple[Accelerator,
             raise
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise InputError(
-            f"process {launcher.number()} of {started} cannot meet the others at {where}: {_first_line(error)}. "
+            f"process {launcher.number()} of {started} cannot meet the others at {where}: "
+            f"{_first_line(error)}. "
             "Is the port in use (give another --main_process_port), or the address not to be reached "
             f"from {socket.gethostname()} (--main_process_ip)?"
         ) from error
