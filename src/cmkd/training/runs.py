@@ -17,7 +17,7 @@ from cmkd import models
 from cmkd.data import Batch
 from cmkd.losses.features import Outputs
 from cmkd.teachers import LiveTeacher, TeacherReport
-from cmkd.training import environment, features
+from cmkd.training import allocator, environment, features
 from cmkd.training.building import build_objective, check_objective, made_up_batch
 from cmkd.training.config import DistillConfig, TrainConfig
 from cmkd.training.images import bad_images_by_part, open_data, open_loaders
@@ -112,6 +112,8 @@ def _run_together(
     on_teacher: Callable[[TeacherReport], None] | None,
 ) -> RunFolder:
     device = accelerator.device
+    if device.type == "cpu":
+        allocator.keep_freed_memory()
     # Everything that can be wrong with the options is found before the folder is touched.
     data = open_data(config, processes)
     with processes.together():
