@@ -28,6 +28,7 @@ class Panel:
         words: What it shows, for whoever cannot see it, or why there is none.
         wide: Whether it deserves the page's full width.
         told: Whether the words are for everybody, as part of the caption.
+        height: Height in rem, if it depends on what is drawn.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Panel:
     words: str
     wide: bool = False
     told: bool = False
+    height: float | None = None
 
 
 @dataclass(frozen=True)

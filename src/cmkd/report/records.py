@@ -78,10 +78,11 @@ def read_groups(groups: Groups) -> Records:
     empty = [label for label, runs in groups.items() if not runs]
     if empty:
         raise InputError(f"the method {empty[0]!r} has no runs; give at least one run folder for it.")
-    return {label: [_read(run) for run in runs] for label, runs in groups.items()}
+    return {label: [read_run(run) for run in runs] for label, runs in groups.items()}
 
 
-def _read(run: RunFolder | str | os.PathLike[str]) -> Record:
+def read_run(run: RunFolder | str | os.PathLike[str]) -> Record:
+    """Return what a run folder says; raise `InputError` if it is none, or not readable."""
     from cmkd.training import RunFolder  # brings Accelerate and timm along
 
     folder = run if isinstance(run, RunFolder) else RunFolder(Path(run))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cmkd.report.records import Groups, Record, Records, mean_and_spread, read_groups
@@ -139,8 +139,17 @@ def markdown_table(groups: Groups) -> str:
         InputError: A folder is no run.
     """
     rows = summary_rows(groups)
+    return aligned([{heading: escaped(text) for heading, text in row.items()} for row in rows])
+
+
+def aligned(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return a table in Markdown, its columns padded to equal width.
+
+    Args:
+        rows: Heading -> Markdown, the same headings in every row; the first column is aligned to the left.
+    """
     headings = list(rows[0])
-    cells = [headings, *([_escaped(row[heading]) for heading in headings] for row in rows)]
+    cells = [headings, *(list(row.values()) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
 
     def line(row: Sequence[str]) -> str:
@@ -157,6 +166,6 @@ def markdown_table(groups: Groups) -> str:
     return "\n".join([line(headings), rule + "|", *map(line, cells[1:])])
 
 
-def _escaped(text: str) -> str:
-    """Keep a label from ending its cell or turning into markup."""
+def escaped(text: str) -> str:
+    """Return a label as Markdown that cannot end its cell or turn into markup."""
     return html.escape(" ".join(text.split()), quote=False).replace("\\", "\\\\").replace("|", "\\|")
