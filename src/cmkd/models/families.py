@@ -45,20 +45,40 @@ def find(name: str) -> Factory | None:
         >>> find("resnet18") is None
         True
     """
+    spelling = own_name(name)
+    if spelling is None:
+        return None
+    return _by_name().get(spelling) or _of_any_size(spelling)
+
+
+def own_name(name: str) -> str | None:
+    """Return the one spelling of a network that `find` understands in several; None for another network.
+
+    Args:
+        name: The name.
+
+    Returns:
+        The name as `available` has it, or in lower case with underscores for one that is not listed there.
+
+    Example:
+        >>> own_name("WRN-40-2"), own_name("ShuffleNetV1"), own_name("resnet18")
+        ('wrn_40_2', 'ShuffleV1', None)
+    """
     known = _by_name()
-    if name in known:
-        return known[name]
     spelling = name.lower().replace("-", "_")
+    if name in known:
+        return name
     if spelling in known:
-        return known[spelling]
+        return spelling
     for family in _families():
-        aliases = getattr(family, "ALIASES", {})
-        if spelling in aliases:
-            return known[aliases[spelling]]
-        found = family.by_name(spelling) if hasattr(family, "by_name") else None
-        if found is not None:
-            return found
-    return None
+        if spelling in getattr(family, "ALIASES", {}):
+            return family.ALIASES[spelling]
+    return spelling if _of_any_size(spelling) else None
+
+
+def _of_any_size(spelling: str) -> Factory | None:
+    made = (family.by_name(spelling) for family in _families() if hasattr(family, "by_name"))
+    return next((factory for factory in made if factory is not None), None)
 
 
 def _families() -> list[ModuleType]:
