@@ -82,21 +82,32 @@ def added_from_file(specs: Any) -> list[dict[str, Any]]:
         InputError: It is no list of methods with their options, or a value is of the wrong type.
     """
     require_names({"name": "CMKD"}, specs)
-    return [_checked(dict(spec)) for spec in specs]
+    return [checked_method(spec, "under `with`") for spec in specs]
 
 
-def _checked(spec: dict[str, Any]) -> dict[str, Any]:
+def checked_method(spec: Any, where: str) -> dict[str, Any]:
+    """Return the specification of a method in a file with the types looked at.
+
+    Args:
+        spec: Its name and its options.
+        where: Where it stands, for messages.
+
+    Raises:
+        InputError: It has no name, there is no such method or option, or a value is of the wrong type.
+    """
+    require_names(spec, [])
+    spec = dict(spec)
     name = spec.pop("name")
     parser, known = _parser(name)
     for option in spec:
         if option not in known:
             near = difflib.get_close_matches(str(option), known, n=3, cutoff=0.6)
             hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
-            raise InputError(f"{name} under `with` has no option {option!r}; {hint}")
+            raise InputError(f"{name} {where} has no option {option!r}; {hint}")
     try:
         return {"name": name, **parser.parse_object({"with": spec})["with"].as_dict()}
     except InputError as error:
-        raise InputError(f"{name} under `with`, given {spec}: {error}") from error
+        raise InputError(f"{name} {where}, given {spec}: {error}") from error
 
 
 def _parser(name: str) -> tuple[Parser, list[str]]:

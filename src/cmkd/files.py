@@ -1,8 +1,10 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all, and keeping others out of a folder."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from cmkd.errors import InputError
@@ -40,3 +42,29 @@ def write_atomic(path: Path, content: str | bytes) -> Path:
             "the permissions."
         ) from error
     return path
+
+
+@contextlib.contextmanager
+def held(folder: Path, remedy: str) -> Iterator[None]:
+    """Keep other processes out of a folder, by an advisory lock that the system drops when this one dies.
+
+    A record lock: unlike that of `flock`, worker processes do not inherit it and outlive a kill with it.
+
+    Args:
+        folder: The folder, which exists; the lock is its file `.lock`.
+        remedy: What to do while another process holds it, the end of a sentence.
+
+    Raises:
+        InputError: Another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on this platform: nobody is kept out
+        yield
+        return
+    with (folder / ".lock").open("a") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # which of the two depends on the system
+            raise InputError(f"{folder} is in use by another process; {remedy}") from None
+        yield

@@ -17,6 +17,9 @@ from cmkd.data import ImageData
 from cmkd.errors import InputError
 from cmkd.teachers.live import LiveTeacher
 
+#: The teacher of `cmkd demo`, a run folder like any other.
+SHIPPED = Path(models.__file__).parents[1] / "demo" / "teacher"
+
 
 @dataclass
 class TeacherReport:
@@ -82,7 +85,7 @@ def open_teacher(
     Raises:
         InputError: It cannot be found, loaded or used with these classes.
     """
-    run, known_size = Path(teacher).expanduser(), None
+    run, known_size = run_folder(teacher), None
     if (run / "model.json").exists():
         if weights is not None:
             raise InputError(
@@ -141,6 +144,12 @@ def open_teacher(
     return live, report
 
 
+def run_folder(teacher: str) -> Path:
+    """Return the run folder that a teacher names: `demo` is the one that ships with the package."""
+    path = Path(teacher).expanduser()
+    return SHIPPED if teacher == "demo" and not path.exists() else path
+
+
 def load_run_network(run: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the network of a finished run.
 
@@ -153,6 +162,14 @@ def load_run_network(run: Path) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
         InputError: The folder is no finished run.
     """
+    card = run_card(run)
+    network = models.build(card["network"], card["num_classes"])
+    models.load_weights(network, run / "student.safetensors")
+    return network.eval(), card
+
+
+def run_card(run: Path) -> dict[str, Any]:
+    """Return what a finished run's `model.json` says of its network, or raise `InputError`."""
     file = run / "model.json"
     try:
         card = json.loads(file.read_text(encoding="utf-8"))
@@ -163,9 +180,7 @@ def load_run_network(run: Path) -> tuple[nn.Module, dict[str, Any]]:
     missing = {"network", "num_classes", "mean", "std"} - card.keys()
     if missing:
         raise InputError(f"{file} lacks {', '.join(sorted(missing))}; it was not written by cmkd.")
-    network = models.build(card["network"], card["num_classes"])
-    models.load_weights(network, run / "student.safetensors")
-    return network.eval(), card
+    return card
 
 
 def _build_named(name: str, weights: str | None, num_classes: int) -> nn.Module:

@@ -79,7 +79,7 @@ def cache(
 
     def logits_of(view: int, indices: Tensor) -> Iterator[Tensor]:
         for batch in loader(indices=indices).epoch(view):
-            with _autocast(precision, device):
+            with autocast(precision, device):
                 logits = teacher(batch)
             yield logits
 
@@ -157,7 +157,8 @@ def _process(cpu: bool) -> tuple[int, int, torch.device]:
     return launcher.number(), world_size, device
 
 
-def _autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which a network is run in this precision."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)

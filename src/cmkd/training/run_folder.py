@@ -8,13 +8,13 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import yaml
 
 from cmkd.errors import InputError
-from cmkd.files import write_atomic
+from cmkd.files import held, write_atomic
 from cmkd.training.config import EXECUTION_OPTIONS
 
 STATE = "state/checkpoint.pt"
@@ -35,7 +35,6 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._lock: IO[str] | None = None
 
     @property
     def metrics(self) -> Path:
@@ -59,14 +58,13 @@ class RunFolder:
             InputError: The folder holds something else, another configuration or a run at work, or it
                 cannot be written, now or later in the context.
         """
-        identity = json.loads(json.dumps(identity))  # as YAML gives it back: lists for tuples
         try:
-            self._refuse_other_content(identity)  # before anything is put there
+            self.refuse_other_options(identity)  # before anything is put there
             created = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
-            with self._locked():
+            with held(self.path, "wait for it or give another --out."):
                 try:
-                    if self._refuse_other_content(identity) is None:
+                    if self.refuse_other_options(identity) is None:
                         write_atomic(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
                 except InputError:
                     if created:
@@ -114,8 +112,19 @@ class RunFolder:
             )
         return None
 
-    def _refuse_other_content(self, identity: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the stored configuration, None in a new folder; raise if it is not this run's."""
+    def refuse_other_options(self, identity: dict[str, Any]) -> dict[str, Any] | None:
+        """Refuse the folder if it holds something else than a run with these options.
+
+        Args:
+            identity: The options that decide what comes out.
+
+        Returns:
+            The stored options; None in a new folder.
+
+        Raises:
+            InputError: It holds something else, or a run with another configuration.
+        """
+        identity = json.loads(json.dumps(identity))  # as YAML gives it back: lists for tuples
         stored = self._stored_config()
         if stored is None:
             return None
@@ -131,26 +140,6 @@ class RunFolder:
                 "Give another --out, or the same options to continue that run."
             )
         return stored
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold an advisory lock, which the system drops when the process dies.
-
-        A record lock: unlike that of `flock`, worker processes do not inherit it and outlive a kill with it.
-        """
-        try:
-            import fcntl
-        except ImportError:  # not on this platform: nobody is kept out
-            yield
-            return
-        with (self.path / ".lock").open("a") as lock:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):  # which of the two depends on the system
-                raise InputError(
-                    f"{self.path} is in use by another process; wait for it or give another --out."
-                ) from None
-            yield
 
     def refuse_other_teacher(self, source: str, sha256: str, logits: str | None = None) -> None:
         """Raise unless the teacher is the one that this run began with, or the run has none yet.

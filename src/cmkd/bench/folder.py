@@ -1,0 +1,129 @@
+"""The folder of a grid: what is kept there beside the runs, and how far they are.
+
+spec.yaml       the grid, with everything that its file left out
+grid.json       its cells and trials, each with its folder and its options
+tuned.json      trials, what each reached on the validation part, and the chosen ones
+failures.json   jobs that failed, or that wait for one that did
+jobs/ logs/     NAME.yaml for `cmkd VERB --config`, and what that said
+teachers/ caches/ tuning/ cells/   ordinary run folders and teacher caches
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from cmkd.bench.plan import Job, Plan
+from cmkd.errors import InputError
+from cmkd.files import held, write_atomic
+from cmkd.teachers.cache_format import MANIFEST, read_manifest
+from cmkd.training.building import build_objective
+from cmkd.training.config import DistillConfig
+from cmkd.training.run_folder import RunFolder
+
+State = Literal["finished", "begun", "missing"]
+
+_OWN = {".lock", ".spec.yaml.tmp", "logs"}  # of a command that was killed before it wrote anything else
+
+
+class GridFolder:
+    """The folder of one grid.
+
+    Args:
+        path: The folder; it is created by `claim`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[GridFolder]:
+        """Create the folder, or take up the grid in it; hold it until the context ends.
+
+        Raises:
+            InputError: The folder holds something else, or another `cmkd bench` is at work in it.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--out {self.path} is a file; give a folder.")
+        found = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
+        foreign = [] if "spec.yaml" in found else sorted(found - _OWN)
+        if foreign:
+            raise InputError(
+                f"--out {self.path} exists and is not the folder of a grid (it holds {foreign[0]!r}); choose "
+                "another."
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"cannot make the folder {self.path}: {error.strerror}; give another --out."
+            ) from error
+        with held(self.path, "wait for it, or give another --out."):
+            yield self
+
+    def keep_plan(self, plan: Plan, source: str) -> None:
+        """Write what the grid is made of; see `Plan.as_dict`."""
+        text = yaml.safe_dump(plan.spec.as_dict(), sort_keys=False)
+        write_atomic(self.path / "spec.yaml", text)
+        self.write_json("grid.json", plan.as_dict(source))
+
+    def keep_job(self, job: Job) -> list[str]:
+        """Write the file of a job; return the words after `cmkd` that run it."""
+        file = self.path / "jobs" / f"{job.name}.yaml"
+        write_atomic(file, yaml.safe_dump(job.options, sort_keys=False))
+        place = [str(self.path / job.name)] if job.kind == "cache" else []
+        return [job.verb, *place, "--config", str(file)]
+
+    def log(self, name: str) -> Path:
+        """Return the file for what a job says."""
+        return self.path / "logs" / f"{name}.log"
+
+    def run(self, job: Job) -> RunFolder:
+        """Return the run folder of a job that is no cache."""
+        return RunFolder(self.path / job.name)
+
+    def state(self, job: Job) -> State:
+        """Return how far a job is."""
+        folder = self.path / job.name
+        if job.kind != "cache":
+            begun = (folder / "config.yaml").exists()
+            return "finished" if begun and RunFolder(folder).finished else "begun" if begun else "missing"
+        if not (folder / MANIFEST).exists():
+            return "missing"
+        return "finished" if read_manifest(folder).views >= job.options["views"] else "begun"
+
+    def refuse_changed(self, job: Job) -> None:
+        """Refuse options that a run was not begun with, also if it is finished.
+
+        Raises:
+            InputError: The run folder belongs to other options; the message names both values.
+        """
+        run = self.run(job)
+        if job.kind == "cache" or not (run.path / "config.yaml").exists():
+            return  # a cache is compared by the runs that read it
+        config = job.config()
+        if isinstance(config, DistillConfig):
+            config, _ = build_objective(config)
+        identity = config.identity()
+        stored = run.read_config()
+        if job.options.get("cache") is not None:
+            identity["views"] = stored.get("views")  # decided by the cache
+        run.refuse_other_options(identity)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return the content of one of the grid's JSON files; an empty dictionary if there is none."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except json.JSONDecodeError as error:
+            raise InputError(f"{self.path / name} is not valid JSON ({error}); remove it.") from None
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write one of the grid's JSON files atomically."""
+        write_atomic(self.path / name, json.dumps(content, indent=2) + "\n")
