@@ -214,8 +214,11 @@ def _print_result(folder: RunFolder) -> None:
         return
 
     result = folder.read_json("result.json")
-    scores = {"student": result["test"], **{key: value for key, value in result.items() if key != "test"}}
-    _print_scores(f"test, {result['images']} images", scores)
+    if "test" in result:
+        part, title = "test", f"test, {result['images']} images"
+    else:
+        part, title = "last_validation", "validation, last epoch"
+    _print_scores(title, {**result, "student": result.get(part, {})})
     report = write_report(folder.path / "report.html", group_runs([folder.path]), title=folder.path.name)
     print(f"run folder: {folder.path}\nreport: {report}")
 

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from cmkd import data as datasets
+from cmkd.cli import _print_result as print_result
 from cmkd.data import Loader
 from cmkd.errors import InputError
 from cmkd.models import read_state_dict
+from cmkd.report import group_runs, write_report
 from cmkd.training import DistillConfig, TrainConfig, distill, train
 from cmkd.training import runs as runs_module
 
@@ -29,6 +31,40 @@ def test_the_test_images_are_seen_once_and_after_training(tmp_path, monkeypatch)
     monkeypatch.setattr(Loader, "epoch", epoch)
     train(TrainConfig(model="tiny_networks:student", out=str(tmp_path / "run"), **TINY), progress=False)
     assert seen == [("train", True), ("train", False)] * 2 + [("test", False)]
+
+
+def test_the_test_images_are_never_seen_if_they_are_not_to_be(tmp_path, monkeypatch, capsys):
+    test_images = datasets.load("fashion-mnist-12k").test.images
+    made = Loader.__init__
+
+    def refuse(self, images, **options):
+        assert not torch.equal(images.images, test_images), "the test set was opened"
+        made(self, images, **options)
+
+    monkeypatch.setattr(Loader, "__init__", refuse)
+    with pytest.raises(AssertionError, match="opened"):
+        distill(DistillConfig(**TAUGHT, out=str(tmp_path / "default"), **TINY), progress=False)
+    run = distill(DistillConfig(**TAUGHT, test="never", out=str(tmp_path / "run"), **TINY), progress=False)
+    result = run.read_json("result.json")
+    assert not {"test", "images", "teacher"} & result.keys()
+    assert result["last_validation"]["accuracy"] == run.read_metrics()[-1]["validation"]["accuracy"]
+    page = write_report(tmp_path / "report.html", group_runs([run.path]), title="sealed")
+    assert "test set not looked at" in page.read_text(encoding="utf-8")
+    print_result(run)
+    assert "validation, last epoch" in capsys.readouterr().out
+
+
+def test_looking_at_the_test_images_after_each_epoch_changes_nothing_else(tmp_path):
+    runs = {}
+    for test in (None, "each"):
+        config = DistillConfig(**TAUGHT, test=test, out=str(tmp_path / str(test)), **TINY)
+        runs[test] = distill(config, progress=False)
+    once, each = (read_state_dict(run.path / "student.safetensors") for run in runs.values())
+    assert all(torch.equal(once[key], each[key]) for key in once)
+    rows, result = runs["each"].read_metrics(), runs["each"].read_json("result.json")
+    assert [row["test"]["accuracy"] > 0 for row in rows] == [True, True]
+    assert rows[-1]["test"] == result["test"] == runs[None].read_json("result.json")["test"]
+    assert not any("test" in row for row in runs[None].read_metrics())
 
 
 def test_validation_images_are_not_trained_on(tmp_path, monkeypatch):

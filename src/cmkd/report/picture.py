@@ -201,7 +201,9 @@ def _caption(records: Records) -> str:
     epochs = in_common(records, lambda run: count(run.config["epochs"], "epoch"))
     images = in_common(
         records,
-        lambda run: "not finished" if run.result is None else count(run.result["images"], "test image"),
+        lambda run: (
+            "not finished" if run.result is None else count(run.result.get("images", 0), "test image")
+        ),
     )
     sizes = sorted({len(runs) for runs in records.values()})
     seeds = count(sizes[0], "seed") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} seeds"

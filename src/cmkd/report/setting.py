@@ -10,7 +10,7 @@ from cmkd.report.records import Record, Records, count, in_common
 #: What the scores are; the definitions are those of `cmkd.evaluation`.
 DEFINITIONS = {
     "Test accuracy": "Share of the test images given the right class by the network of the last epoch. "
-    "The test set is used once, after training.",
+    "The test set decides nothing.",
     "Agreement": "Share of the test images to which student and teacher give the same class.",
     "Rank correlation": "Spearman’s ρ, with exact ranks, between the student’s and the teacher’s logits of "
     "an image; mean over the test images.",
@@ -96,7 +96,8 @@ def _images(run: Record) -> str:
         else "no validation part"
     ]
     if run.result is not None:
-        parts.append(f"{run.result['images']:,} test images")
+        judged = run.result.get("images")
+        parts.append("test set not looked at" if judged is None else f"{judged:,} test images")
     if augment := run.config.get("augment"):
         parts.append(f"augmentation {augment}")
     return "; ".join(parts)

@@ -26,6 +26,8 @@ class RunConfig:
         label_column: Column that has the labels, for `hf:NAME`; found by its type by default.
         validation: Share of the training images held out for validation (stratified, seeded); 0 for none.
         augment: Augmentation of the training images; the data set's own by default.
+        test: When to judge the network on the test set: once at the end by default, after `each` epoch as
+            well, or `never`, as for runs that choose options. It has no influence on the training.
         epochs: Passes over the training set.
         batch_size: Images per step, over all processes.
         optimizer: SGD with momentum, or AdamW.
@@ -62,6 +64,7 @@ class RunConfig:
     label_column: str | None = None
     validation: float = 0.1
     augment: str | None = None
+    test: Literal["each", "never"] | None = None
     epochs: int = 30
     batch_size: int = 128
     optimizer: Literal["sgd", "adamw"] = "sgd"

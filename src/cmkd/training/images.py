@@ -48,7 +48,7 @@ def open_data(config: RunConfig, processes: Processes) -> ImageData:
 def open_loaders(
     data: ImageData, config: RunConfig, device: torch.device, processes: Processes
 ) -> dict[str, Loader]:
-    """Return the loaders `train`, `test` and, if a part is held out, `validation`.
+    """Return the loader `train` and, where there is such a part to look at, `validation` and `test`.
 
     Args:
         data: The data set.
@@ -88,11 +88,12 @@ def open_loaders(
             shuffle=True,
             drop_last=True,
             **common,
-        ),
-        "test": Loader(data.test, **common),
+        )
     }
     if validation_indices is not None:
         loaders["validation"] = Loader(data.train, indices=validation_indices, **common)
+    if config.test != "never":
+        loaders["test"] = Loader(data.test, **common)
     return loaders
 
 

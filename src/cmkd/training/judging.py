@@ -1,4 +1,4 @@
-"""Judging a network: on the validation part while it is trained, on the test set when it is done."""
+"""Judging a network: on a part of the data after every epoch, on the test set when it is done."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cmkd.training.processes import Processes
 from cmkd.training.run_folder import RunFolder
 
 
-def validator(
+def judge_of(
     loader: Loader,
     teacher: LiveTeacher | EnsembleTeacher | None,
     accelerator: Accelerator,
     processes: Processes,
 ) -> tuple[Callable[[nn.Module], dict[str, float]], float | None]:
-    """Return the function that judges a network on the validation part, and the teacher's accuracy there.
+    """Return the function that judges a network on a part of the data, and the teacher's accuracy there.
 
     Every process has to call it, and runs the network on its part of the images. What is found is known to
     the main one; the others get an empty dictionary, and no accuracy.
@@ -32,16 +32,16 @@ def validator(
         with accelerator.autocast():
             return collect(network, loader, processes)
 
-    # The validation images are not augmented: the teacher says the same in every epoch.
+    # These images are not augmented: the teacher says the same in every epoch.
     said = None if teacher is None else run(teacher)
     accuracy = None if said is None else evaluate_logits(*said, None)["accuracy"]
     teacher_logits = None if said is None else said[0]
 
-    def validate(network: nn.Module) -> dict[str, float]:
+    def judged(network: nn.Module) -> dict[str, float]:
         answered = run(on_images(network))
         return {} if answered is None else evaluate_logits(*answered, teacher_logits)
 
-    return validate, accuracy
+    return judged, accuracy
 
 
 def collect(
@@ -68,7 +68,7 @@ def judge(
     teacher: LiveTeacher | EnsembleTeacher | None,
     processes: Processes,
 ) -> dict[str, Any]:
-    """Look at the test set, once.
+    """Look at the test set when all is done, and at what an answer takes.
 
     Args:
         student: The trained network.
@@ -107,7 +107,7 @@ def keep_result(
 
     Args:
         folder: The run's folder.
-        result: What `judge` found.
+        result: What `judge` found; nothing if the test set is not to be looked at.
         student: The trained network.
         network: Its name.
         data: The data set.

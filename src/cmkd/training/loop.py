@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,7 +42,7 @@ def fit(
     unused_parameters: bool = False,
     layers: Sequence[str] = (),
     teacher: Callable[[Batch], Tensor | Outputs] | None = None,
-    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    judges: Mapping[str, Callable[[nn.Module], dict[str, float]]] | None = None,
     progress: Progress | None = None,
 ) -> nn.Module:
     """Train a network, going on from the folder's checkpoint if there is one.
@@ -66,8 +66,8 @@ def fit(
         layers: The student's layers whose features the losses compare.
         teacher: Maps a batch to teacher logits `(B, C)`, with features if a loss compares them; None trains
             on labels alone.
-        validate: Called after every epoch, in all processes, with the network to judge; what it returns in
-            the main one is logged.
+        judges: By part of the data, called after every epoch, in all processes, with the network to judge;
+            what they return in the main one is logged.
         progress: Display; none by default.
 
     Returns:
@@ -169,8 +169,9 @@ def fit(
             }
             totals = meters.over(processes)
             row["train"], row["histograms"] = totals.means(), totals.histograms()
-            if validate is not None:
-                row["validation"] = validate(trained.student() if average is None else average.module)
+            if judges:
+                network = trained.student() if average is None else average.module
+                row |= {part: judged(network) for part, judged in judges.items()}
             with processes.together():
                 if processes.is_main:
                     position["metrics_bytes"] = folder.append_metrics(row)

@@ -83,6 +83,8 @@ class Progress:
             text += f", validation {row['validation']['accuracy']:.2%}"
             if "rank_correlation" in row["validation"]:
                 text += f", rank correlation {row['validation']['rank_correlation']:.3f}"
+        if "test" in row:
+            text += f", test {row['test']['accuracy']:.2%}"
         text += f", {row['seconds']:.0f} s"
         if self._bar is None:
             logger.info(text)

@@ -21,7 +21,7 @@ from cmkd.training import allocator, environment, features
 from cmkd.training.building import build_objective, check_objective, made_up_batch
 from cmkd.training.config import DistillConfig, TrainConfig
 from cmkd.training.images import bad_images_by_part, open_data, open_loaders
-from cmkd.training.judging import judge, keep_result, validator
+from cmkd.training.judging import judge, judge_of, keep_result
 from cmkd.training.loop import fit
 from cmkd.training.objective import Objective
 from cmkd.training.processes import Processes, open_accelerator, random_seed
@@ -153,11 +153,13 @@ def _run_together(
         if processes.from_main(folder.finished):
             logger.info("%s is finished; showing what it found", folder.path)
             return folder
-        validate = None
+        judges = {}
         if "validation" in loaders:
-            validate, teacher_accuracy = validator(loaders["validation"], live, accelerator, processes)
+            judges["validation"], accuracy = judge_of(loaders["validation"], live, accelerator, processes)
             if report is not None:
-                report.accuracy = teacher_accuracy
+                report.accuracy = accuracy
+        if config.test == "each":
+            judges["test"], _ = judge_of(loaders["test"], live, accelerator, processes)
         with processes.together():
             if processes.is_main:
                 if report is not None:
@@ -180,10 +182,10 @@ def _run_together(
             unused_parameters=unused_parameters,
             layers=layers,
             teacher=answers,
-            validate=validate,
+            judges=judges,
             progress=Progress(folder.path.name, enabled=progress and processes.is_main),
         )
-        result = judge(student, data, loaders["test"], live, processes)
+        result = judge(student, data, loaders["test"], live, processes) if "test" in loaders else {}
         bad_images = bad_images_by_part(loaders, processes)
         with processes.together():
             if processes.is_main:
