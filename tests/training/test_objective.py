@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cmkd import CMKDLoss, KDLoss
+from cmkd import CMKDLoss, DISTLoss, KDLoss
 from cmkd.training.objective import Objective
 
 
@@ -43,6 +43,29 @@ def test_the_parts_of_cmkd_are_reported_per_sample(batch):
     _, parts = Objective(CMKDLoss())(*batch)
     assert parts["weight"].shape == parts["pearson"].shape == parts["spearman"].shape == (6,)
     assert not any(value.requires_grad for value in parts.values())
+
+
+def test_several_losses_across_the_batch_have_it_gathered_once(batch):
+    class Two:  # the other process has the same rows, the other way round
+        count, rank = 2, 0
+
+        def whole_batch(self, *parts):
+            gathered.append(len(parts))
+            return [torch.cat([part, part.flip(0)]) for part in parts]
+
+        def own_part(self, whole):
+            return whole.tensor_split(2)[0]
+
+    gathered = []
+    added = [(DISTLoss(), 0.5), (KDLoss(), 2.0)]
+    objective = Objective(CMKDLoss(intra_weight=1.0), added=added, task_weight=0.0)
+    objective.share_batches(Two())
+    value, parts = objective(*batch)
+    assert gathered == [3]  # logits of both, and labels
+    twice = [torch.cat([each, each.flip(0)]) for each in batch]
+    expected = CMKDLoss(intra_weight=1.0)(*twice) + 0.5 * DISTLoss()(*twice) + 2.0 * KDLoss()(*batch)
+    torch.testing.assert_close(value, expected)
+    assert parts["weight"].shape == (6,)
 
 
 def test_the_objective_compiles_without_graph_breaks(batch):

@@ -107,8 +107,9 @@ class Objective(nn.Module):
         # products below end in a sum, which is a tensor of its own whatever is folded.
         total = task if self.task_weight == 1 else self.task_weight * task
         if batch.teacher is not None:
+            whole = self._of_all(batch, [loss for _, loss in self.terms()])
             for (name, loss), factor in zip(self.terms(), self._factors, strict=True):
-                value, reported = self._value(loss, batch)
+                value, reported = self._value(loss, batch, whole)
                 value = factor * value
                 parts = {**parts, name: value.detach(), **reported}
                 total = total + fade * value
@@ -134,14 +135,15 @@ class Objective(nn.Module):
         Returns:
             What the loss returns, which should be a scalar.
         """
-        return self._value(loss, _Batch(_outputs(student), _outputs(teacher), target, indices))[0]
+        batch = _Batch(_outputs(student), _outputs(teacher), target, indices)
+        return self._value(loss, batch, self._of_all(batch, [loss]))[0]
 
-    def _value(self, loss: nn.Module, batch: _Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def _value(
+        self, loss: nn.Module, batch: _Batch, whole: _Batch | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return a term, and the parts that it reports."""
-        sharing = self._sharing if getattr(loss, "across_batch", True) else None
-        if sharing is not None:
-            batch = batch.of_all(sharing, loss)
-        student, teacher, target, indices = batch
+        of_all = whole is not None and _across_batch(loss)
+        student, teacher, target, indices = whole if whole is not None and of_all else batch
         assert teacher is not None, "the caller has looked"
         if isinstance(loss, FeatureLoss):
             return loss(student, teacher, target, indices), {}
@@ -151,10 +153,35 @@ class Objective(nn.Module):
         # _asdict, and _fields of a tuple, would break the graph on torch 2.6
         reported = dict(zip(type(said)._fields, said, strict=True))
         value = reported.pop("loss")
-        if sharing is not None:
-            own = sharing.own_part
+        if of_all and self._sharing is not None:
+            own = self._sharing.own_part
             reported = {name: own(part) if part.ndim else part for name, part in reported.items()}
         return value, reported
+
+    def _of_all(self, batch: _Batch, losses: Sequence[nn.Module]) -> _Batch | None:
+        """Return what these losses read of the batch of all processes, None if that is their own part."""
+        losses = [loss for loss in losses if _across_batch(loss)]
+        if self._sharing is None or not losses:
+            return None
+        assert batch.teacher is not None, "a loss is called only with one"
+        of_student = _layers(losses, "student_layers")
+        of_teacher = _layers(losses, "teacher_layers")
+        parts = [batch.student.logits, *(batch.student.features[name] for name in of_student)]
+        parts += [batch.teacher.logits, *(batch.teacher.features[name] for name in of_teacher)]
+        parts += [batch.target] if batch.indices is None else [batch.target, batch.indices]
+        whole = iter(self._sharing.whole_batch(*parts))
+        student = Outputs(next(whole), {name: next(whole) for name in of_student})
+        teacher = Outputs(next(whole), {name: next(whole) for name in of_teacher})
+        return _Batch(student, teacher, next(whole), next(whole, None))
+
+
+def _across_batch(loss: nn.Module) -> bool:
+    return bool(getattr(loss, "across_batch", True))
+
+
+def _layers(losses: Sequence[nn.Module], attribute: str) -> list[str]:
+    """Return the layers that any of the losses reads, each once."""
+    return list(dict.fromkeys(name for loss in losses for name in getattr(loss, attribute, None) or ()))
 
 
 class _Batch(NamedTuple):
@@ -162,22 +189,6 @@ class _Batch(NamedTuple):
     teacher: Outputs | None
     target: Tensor
     indices: Tensor | None
-
-    def of_all(self, processes: Processes, loss: nn.Module) -> _Batch:
-        """Return what a loss reads of the batch of all processes."""
-        gather = processes.whole_batch
-
-        def whole(outputs: Outputs, layers: list[str] | None) -> Outputs:
-            features = {name: gather(outputs.features[name]) for name in layers or []}
-            return Outputs(gather(outputs.logits), features)
-
-        assert self.teacher is not None, "a loss is called only with one"
-        return _Batch(
-            whole(self.student, getattr(loss, "student_layers", None)),
-            whole(self.teacher, getattr(loss, "teacher_layers", None)),
-            gather(self.target),
-            None if self.indices is None else gather(self.indices),
-        )
 
 
 def _outputs(given: Tensor | Outputs) -> Outputs:

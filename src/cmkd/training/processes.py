@@ -189,16 +189,17 @@ class Processes:
                 # A moving average counts its steps on the CPU, which a GPU's group does not serve.
                 dist.broadcast(buffer, src=0, group=self._group if buffer.device.type == "cpu" else None)
 
-    def whole_batch(self, part: Tensor) -> Tensor:
+    def whole_batch(self, *parts: Tensor) -> tuple[Tensor, ...]:
         """Return the rows of all processes; see `_WholeBatch` for the gradient.
 
         Args:
-            part: This process's rows `(B, ...)`, as many as the others have.
+            parts: This process's rows of several tensors, each `(B, ...)`, as many as the others have. They
+                travel together: what costs time is that the processes wait for each other.
 
         Returns:
-            `(count * B, ...)`, in the order of the processes.
+            Of each `(count * B, ...)`, in the order of the processes.
         """
-        return part if self.count == 1 else _WholeBatch.apply(part, self.rank, self.count)
+        return parts if self.count == 1 else _WholeBatch.apply(self.rank, self.count, *parts)
 
     def own_part(self, whole: Tensor) -> Tensor:
         """Return this process's rows of what `whole_batch` returned."""
@@ -233,15 +234,28 @@ class _WholeBatch(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, part: Tensor, rank: int, count: int) -> Tensor:
+    def forward(ctx: Any, rank: int, count: int, *parts: Tensor) -> tuple[Tensor, ...]:
         ctx.rank, ctx.count = rank, count
-        parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(count)]
-        dist.all_gather(parts, part.contiguous())
-        return torch.cat(parts)
+        ctx.set_materialize_grads(False)
+        gathered, sent = [], []
+        for part in parts:
+            rows = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(count)]
+            sent.append(dist.all_gather(rows, part.contiguous(), async_op=True))
+            gathered.append(rows)
+        for each in sent:
+            assert each is not None, "every process is in the group"
+            each.wait()
+        whole = tuple(torch.cat(rows) for rows in gathered)
+        learning = ctx.needs_input_grad[2:]
+        ctx.mark_non_differentiable(
+            *(each for each, learns in zip(whole, learning, strict=True) if not learns)
+        )
+        return whole
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return gradients[0].tensor_split(ctx.count)[ctx.rank] * ctx.count, None, None
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        own = [None if each is None else each.tensor_split(ctx.count)[ctx.rank] for each in gradients]
+        return None, None, *(None if each is None else each * ctx.count for each in own)
 
 
 @functools.lru_cache(maxsize=1)

@@ -81,10 +81,9 @@ class Trained:
     def _prepare(
         self, config: RunConfig, accelerator: Accelerator, unused_parameters: bool
     ) -> tuple[Callable[..., tuple[Tensor, Tensor, dict[str, Tensor]]], AcceleratedOptimizer]:
-        # They are alike in all processes, or are made so after an epoch as those of the student are, and a
-        # memory bank is too large to be sent around in every step.
-        buffers = [name for name, _ in self.step.named_buffers() if name.startswith("objective.")]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.step, buffers)
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            self.step, _own_buffers(self.step)
+        )
         accelerator.ddp_handler = DistributedDataParallelKwargs(
             gradient_as_bucket_view=True, find_unused_parameters=unused_parameters
         )
@@ -106,6 +105,22 @@ class Trained:
             self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
+
+
+def _own_buffers(step: nn.Module) -> list[str]:
+    """Return the buffers that need not be the main process's at every step.
+
+    The running statistics of batch norm are read in validation alone, and made the same before it: the
+    processes would wait for each other once more in every step. Those of the losses are alike in all, or
+    are made so after an epoch, and a memory bank is too large to be sent around.
+    """
+    running = {
+        f"{name}.{buffer}"
+        for name, module in step.named_modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+        for buffer, _ in module.named_buffers(recurse=False)
+    }
+    return [name for name, _ in step.named_buffers() if name in running or name.startswith("objective.")]
 
 
 @contextmanager
