@@ -14,6 +14,7 @@ from cmkd import launcher
 from cmkd.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
+    from cmkd.bench.config import BenchConfig
     from cmkd.cli_options import DemoOptions, EvaluateOptions, ReportOptions
     from cmkd.teachers import TeacherReport
     from cmkd.teachers.cache_format import Manifest
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 EXIT_NO_READER = 1
 EXIT_INPUT_ERROR = 2
+EXIT_FAILURES = 3
 EXIT_INTERRUPTED = 130
 
 
@@ -31,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; those of the process by default.
 
     Returns:
-        The exit status: 0, 1 if the reader of the output has gone, 2 for input that cannot be used, 130 after
-        an interruption.
+        The exit status: 0, 1 if the reader of the output has gone, 2 for input that cannot be used, 3 if
+        runs of a grid failed, 130 after an interruption.
     """
     handler = logging.StreamHandler(sys.stderr)
     logger = logging.getLogger("cmkd")
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # All have the same words, but not the same machine, with its files.
             error.told_elsewhere = launcher.number("LOCAL_RANK") > 0
             raise
-        VERBS[verb](options)
+        status = VERBS[verb](options) or 0
         sys.stdout.flush()
     except BrokenPipeError:
         if not _reader_is_gone():
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     finally:
         logger.removeHandler(handler)
-    return 0
+    return status
 
 
 def _reader_is_gone() -> bool:
@@ -139,6 +141,21 @@ def _evaluate(options: EvaluateOptions) -> None:
 
     scores = evaluate(options.run, part=options.part, data_root=options.data_root, cpu=options.cpu)
     _print_scores(f"{options.run}: {scores['part']}, {scores['images']} images", scores)
+
+
+def _bench(config: BenchConfig) -> int:
+    from cmkd.cli_output import print_estimate, print_outcome
+
+    if config.dry_run:
+        from cmkd.bench.estimate import estimate
+
+        print_estimate(estimate(config))
+        return 0
+    from cmkd.bench.running import bench
+
+    outcome = bench(config)
+    print_outcome(outcome)
+    return EXIT_FAILURES if outcome.failures else 0
 
 
 def _report(options: ReportOptions) -> None:
@@ -263,12 +280,14 @@ def _summary(documented: type) -> str:
     return (documented.__doc__ or "").partition("\n")[0]
 
 
-VERBS: dict[str, Callable[[Any], None]] = {
+#: What a verb does; what it returns is the exit status, nothing is 0.
+VERBS: dict[str, Callable[[Any], int | None]] = {
     "demo": _demo,
     "train": _train,
     "distill": _distill,
     "cache": _cache,
     "evaluate": _evaluate,
+    "bench": _bench,
     "report": _report,
     "list": _list,
 }

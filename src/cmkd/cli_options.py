@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from cmkd import __version__, losses
+from cmkd.bench.config import BenchConfig
 from cmkd.cli_added import added_apart, added_from_arguments, added_from_file, loss_class
 from cmkd.cli_parser import Parser
 from cmkd.errors import InputError
@@ -122,6 +123,9 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     parsers["evaluate"] = evaluate = Parser(description=_summary(EvaluateOptions))
     evaluate.add_argument("run", help="Run folder.")
     evaluate.add_class_arguments(EvaluateOptions, skip={"run"}, as_group=False)
+    parsers["bench"] = bench = Parser(description=_summary(BenchConfig))
+    bench.add_argument("spec", help="The grid's YAML file.")
+    bench.add_class_arguments(BenchConfig, skip={"spec"}, as_group=False)
     parsers["report"] = report = Parser(description=_summary(ReportOptions))
     report.add_argument(
         "runs", nargs="+", help="Run folders; those that differ in nothing but the seed are pooled."
@@ -129,7 +133,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     report.add_class_arguments(ReportOptions, skip={"runs"}, as_group=False)
     parsers["list"] = listing = Parser(description="List what can be named.")
     listing.add_argument("kind", type=Literal["models", "losses", "datasets"], help="What to list.")
-    for verb in ("demo", "train", "distill", "cache", "evaluate", "report", "list"):
+    for verb in ("demo", "train", "distill", "cache", "evaluate", "bench", "report", "list"):
         verbs.add_subcommand(verb, parsers[verb], help=parsers[verb].description)
 
     parser.current = parsers.get(argv[0]) if argv else None
@@ -142,7 +146,8 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
         options["with_"] = [added_from_arguments(*each) for each in added] or added_from_file(in_file)
     if verb == "list":
         return verb, options["kind"]
-    kind = {**configured, "cache": CacheConfig, "evaluate": EvaluateOptions, "report": ReportOptions}[verb]
+    others = {"evaluate": EvaluateOptions, "bench": BenchConfig, "report": ReportOptions}
+    kind = {**configured, "cache": CacheConfig, **others}[verb]
     return verb, kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options})
 
 

@@ -1,0 +1,197 @@
+"""What a grid will take: time and disk, without running it."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate.state import PartialState
+from torch import Tensor, nn
+
+from cmkd import models
+from cmkd.bench.config import BenchConfig
+from cmkd.bench.folder import State
+from cmkd.bench.plan import Job, Plan, expand
+from cmkd.bench.rates import Rates
+from cmkd.bench.running import open_grid
+from cmkd.bench.tuning import chosen, trials
+from cmkd.errors import InputError
+from cmkd.teachers.opening import run_card, run_folder
+from cmkd.training import environment
+from cmkd.training.caching import autocast
+from cmkd.training.config import RunConfig
+from cmkd.training.images import load_images
+
+_STEPS = 5  # the median leaves the first ones out, which warm up
+_CPU_BATCH = 64
+#: Of the page that every run gets.
+_PAGE_BYTES = 2_000_000
+#: Sets that would have to be downloaded to be looked at: training images, classes, side in pixels.
+_KNOWN = {"cifar10": (50_000, 10, 32), "cifar100": (50_000, 100, 32), "fashion-mnist": (60_000, 10, 28)}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a grid will take.
+
+    Attributes:
+        folder: Its folder.
+        jobs: All jobs and how far they are.
+        seconds: How long the rest takes, with as many jobs at a time as were asked for; None if unknown.
+        how: Where the time comes from, or why there is none.
+        disk: Bytes that will be written; None if unknown.
+        free: Bytes that are free there.
+    """
+
+    folder: Path
+    jobs: list[tuple[Job, State]]
+    seconds: float | None
+    how: str
+    disk: int | None
+    free: int
+
+
+def estimate(config: BenchConfig) -> Estimate:
+    """Say what a grid will take; nothing is written.
+
+    Args:
+        config: The options.
+
+    Raises:
+        InputError: The file cannot be used.
+    """
+    plan, folder = open_grid(config)
+    plan = expand(plan.spec, str(folder.path), chosen(trials(plan, folder)))
+    listed = (*plan.of("teacher"), *plan.of("cache"), *plan.of("trial"), *plan.cells())
+    jobs = [(job, folder.state(job)) for job in listed]
+    rest = [job for job, state in jobs if state != "finished"]
+    rates = Rates(folder)
+    for job, state in jobs:
+        if state == "finished":
+            rates.learn(job)
+    how, disk = "as runs of this grid took that have finished", None
+    try:
+        costs = _Costs(plan)
+        disk = sum(costs.disk(job) for job in rest)
+        for job in rest:
+            if not rates.knows(job):
+                how = "by a few steps of each network on random images, with cross-entropy alone"
+                rates.suppose(job, costs.seconds_per_epoch(job))
+    except InputError as error:
+        how = str(error)
+    total = rates.total(rest)
+    slots = max(1, min(config.jobs or 1, len(rest)))
+    return Estimate(
+        folder.path, jobs, None if total is None else total / slots, how, disk, _free(folder.path)
+    )
+
+
+def _free(path: Path) -> int:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+class _Costs:
+    """What runs cost that nobody has run yet: steps on random images, and the size of the networks."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._spec = plan.spec
+        known = {each.name for each in fields(RunConfig)}
+        self._config = RunConfig(**{key: value for key, value in plan.spec.options.items() if key in known})
+        self._device = PartialState(cpu=self._config.cpu).device
+        self._precision = environment.arithmetic(self._config.precision, self._device)
+        self._networks: dict[str, nn.Module] = {}
+        self._timed: dict[tuple[str, bool], float] = {}
+
+    @cached_property
+    def _images(self) -> tuple[int, int, int]:
+        """Number of training images, number of classes, side of the images."""
+        name, size = self._config.data, self._config.image_size
+        if name in _KNOWN:
+            count, classes, own_size = _KNOWN[name]
+            return count, classes, size or own_size
+        if name.startswith("hf:"):
+            raise InputError("unknown, as the data set may have to be downloaded to be looked at")
+        data = load_images(self._config)
+        return len(data.train), data.num_classes, data.image_size
+
+    def seconds_per_epoch(self, job: Job) -> float:
+        """Return how long an epoch of a run takes, or a view of a cache."""
+        count = self._images[0]
+        if job.kind == "cache":
+            return count * self._seconds(self._teacher(job), training=False)
+        seconds = self._seconds(self._trained(job), training=True)
+        if job.kind != "teacher" and "cache" not in job.options:
+            seconds += self._seconds(self._teacher(job), training=False)
+        held_out = self._config.validation  # which is judged instead
+        return count * (1 - held_out) * seconds
+
+    def disk(self, job: Job) -> int:
+        """Return how many bytes a job leaves: weights, the checkpoint to go on from, and its page."""
+        count, classes, _ = self._images
+        if job.kind == "cache":
+            return job.epochs * count * classes * (4 if job.options.get("dtype") == "float32" else 2)
+        state = self._network(self._trained(job)).state_dict().values()
+        weights = sum(value.numel() * value.element_size() for value in state)
+        copies = 2 if self._config.optimizer == "sgd" else 3  # with the optimiser's
+        return (1 + copies + (self._config.ema_decay is not None)) * weights + _PAGE_BYTES
+
+    def _trained(self, job: Job) -> str:
+        return str(job.options["model" if job.kind == "teacher" else "student"])
+
+    def _teacher(self, job: Job) -> str:
+        teacher = self._spec.teachers[job.labels["teacher"]]
+        if teacher.train is not None:
+            return str(teacher.train["model"])
+        if "network" in teacher.given:
+            return str(teacher.given["network"])
+        return str(run_card(run_folder(teacher.given["run"]))["network"])
+
+    def _network(self, name: str) -> nn.Module:
+        if name not in self._networks:
+            self._networks[name] = models.build(name, self._images[1])
+        return self._networks[name]
+
+    def _seconds(self, name: str, *, training: bool) -> float:
+        """Return how long a network takes for an image."""
+        if (name, training) not in self._timed:
+            batch = self._config.batch_size
+            if self._device.type == "cpu":
+                batch = min(batch, _CPU_BATCH)  # enough to fill a CPU
+            network = self._network(name).to(self._device).to(memory_format=torch.channels_last)
+            size = self._images[2]
+            images = torch.randn(batch, 3, size, size, device=self._device)
+            images = images.contiguous(memory_format=torch.channels_last)
+            step = partial(_step, network.train(training), images, training=training)
+            with autocast(self._precision, self._device):
+                seconds = statistics.median(_clock(step, self._device) for _ in range(_STEPS))
+            network.cpu()
+            self._timed[name, training] = seconds / batch
+        return self._timed[name, training]
+
+
+def _step(network: nn.Module, images: Tensor, *, training: bool) -> None:
+    if not training:
+        with torch.no_grad():
+            network(images)
+        return
+    logits = network(images)
+    F.cross_entropy(logits, torch.zeros(len(images), dtype=torch.long, device=images.device)).backward()
+    network.zero_grad(set_to_none=True)
+
+
+def _clock(step: Callable[[], None], device: torch.device) -> float:
+    started = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
