@@ -37,7 +37,9 @@ class RayRunner:
             raise InputError('--runner ray needs Ray: pip install "cmkd[cluster]"') from None
         self._ray = ray
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+            ray.init(
+                address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False
+            )
         except (ConnectionError, RuntimeError, ValueError) as error:
             said = " ".join(str(error).split())
             raise InputError(f"--address {address}: the cluster cannot be reached ({said}).") from error

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +15,7 @@ from torch import Tensor, nn
 from cmkd.data import Batch, Loader
 from cmkd.errors import InputError, Interrupted
 from cmkd.losses.features import Outputs
+from cmkd.stopping import stop_requests
 from cmkd.training.config import RunConfig
 from cmkd.training.meters import Meters
 from cmkd.training.objective import Objective
@@ -119,7 +117,7 @@ def fit(
 
     last_save = time.monotonic()
     done = position["epoch"] * steps_per_epoch + position["batch"]
-    with _stop_requests() as stop_requested, progress.run(config.epochs, steps_per_epoch, done=done):
+    with stop_requests() as stop_requested, progress.run(config.epochs, steps_per_epoch, done=done):
         for epoch in range(position["epoch"], config.epochs):
             student.train()
             started = time.monotonic()
@@ -220,31 +218,3 @@ def _set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
-
-
-@contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """Turn the first SIGINT or SIGTERM into a request, so that a step is never cut in two.
-
-    A second one acts as if nobody had listened.
-    """
-    requested = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield requested  # signals belong to the main thread
-        return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # What the parent had ignored, as nohup and a shell's background jobs do, stays ignored.
-    previous = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
-
-    def request(number: int, frame: object) -> None:
-        requested.set()
-        for each, handler in previous.items():
-            signal.signal(each, handler)
-
-    for number in previous:
-        signal.signal(number, request)
-    try:
-        yield requested
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
