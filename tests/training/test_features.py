@@ -11,6 +11,7 @@ from cmkd import data as datasets
 from cmkd.errors import InputError, Interrupted
 from cmkd.losses.features import FeatureLoss, FitNetLoss, RKDLoss
 from cmkd.models import read_state_dict
+from cmkd.teachers.opening import load_run_network
 from cmkd.training import DistillConfig, Objective, distill
 from cmkd.training import loop as loop_module
 from tests import tiny_networks
@@ -89,6 +90,11 @@ def weights(folder):
     return read_state_dict(folder.path / "student.safetensors")
 
 
+def trained(folder):
+    """Return what the last checkpoint holds of the student and of the losses."""
+    return torch.load(folder.path / "state/checkpoint.pt", weights_only=True)["trained"]
+
+
 @pytest.mark.parametrize(
     ("loss", "added"),
     [
@@ -113,10 +119,21 @@ def test_a_sum_of_methods_trains_and_leaves_the_student_alone(tmp_path, loss, ad
     assert folder.read_config()["with"][0]["name"] == name
 
 
-def test_a_run_that_was_stopped_ends_the_same(tmp_path, monkeypatch):
-    """Projectors and their momentum, banks, labels and the place in the random draws are all in the state."""
-    many = [CRD, {"name": "ReviewKD"}, {"name": "OFD", "weight": 0.01}]
-    whole = distill(config(tmp_path / "whole", with_=many), progress=False)
+@pytest.mark.parametrize(
+    "methods",
+    [
+        {"with_": [CRD, {"name": "ReviewKD"}, {"name": "OFD", "weight": 0.01}]},
+        {"loss": {"name": "CTKD", "curriculum_epochs": 1.5}},
+        {"loss": {"name": "SimKD"}},
+    ],
+    ids=["features", "CTKD", "SimKD"],
+)
+def test_a_run_that_was_stopped_ends_the_same(tmp_path, monkeypatch, methods):
+    """Projectors and their momentum, banks, labels and the place in the random draws are all in the state.
+
+    So is a temperature that is learnt, and its curriculum follows from the step.
+    """
+    whole = distill(config(tmp_path / "whole", **methods), progress=False)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     steps = iter(range(1000))
     step_of = loop_module.Progress.step
@@ -130,13 +147,43 @@ def test_a_run_that_was_stopped_ends_the_same(tmp_path, monkeypatch):
     try:
         for _ in range(2):
             with pytest.raises(Interrupted):
-                distill(config(tmp_path / "stopped", with_=many), progress=False)
-        stopped = distill(config(tmp_path / "stopped", with_=many), progress=False)
+                distill(config(tmp_path / "stopped", **methods), progress=False)
+        stopped = distill(config(tmp_path / "stopped", **methods), progress=False)
     finally:
         signal.signal(signal.SIGINT, before)
-    expected = weights(whole)
-    assert all(torch.equal(value, expected[name]) for name, value in weights(stopped).items())
+    for what in (weights, trained):
+        expected, found = what(whole), what(stopped)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(value, expected[name]) for name, value in found.items())
     assert rows(stopped) == rows(whole)
+
+
+@pytest.mark.parametrize(
+    ("loss", "added"), [("SimKD", []), ("KD", ["SimKD", "FitNet"])], ids=["alone", "added"]
+)
+def test_simkd_leaves_a_student_with_its_teachers_classifier(tmp_path, loss, added):
+    with_ = [{"name": name, "weight": 10.0} for name in added]
+    folder = distill(config(tmp_path / "run", epochs=3, loss={"name": loss}, with_=with_), progress=False)
+    first, *_, last = rows(folder)
+    term = "SimKD" if added else "distillation"
+    assert last[term] < 0.9 * first[term]
+    if not added:
+        assert last["loss"] == pytest.approx(last[term])
+    network, card = load_run_network(folder.path)
+    teacher = tiny_networks.staged_teacher(10)
+    assert card["network"] == "simkd:12x3:tiny_networks:staged"
+    assert torch.equal(network.fc.weight, teacher.fc.weight)
+    assert torch.equal(network.fc.bias, teacher.fc.bias)
+    new = {name for name in weights(folder) if name.startswith("pool.projector.")}
+    assert weights(folder).keys() - new == tiny_networks.staged(10).state_dict().keys()
+    assert folder.read_json("layers.json")[term] == [["pool.projector", "pool:input"]]
+
+    data = datasets.load("fashion-mnist-12k")
+    mean, std = (torch.tensor(card[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    with torch.no_grad():
+        answers = network((data.test.images / 255 - mean) / std).argmax(1)
+    accuracy = (answers == data.test.targets).float().mean().item()
+    assert accuracy == pytest.approx(folder.read_json("result.json")["test"]["accuracy"], abs=1e-3)
 
 
 def test_a_method_is_told_what_is_trained_on(tmp_path):

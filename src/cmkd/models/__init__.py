@@ -4,6 +4,7 @@ from cmkd.models.checking import check_logits, has_unused_parameters
 from cmkd.models.factory import build, has_new_classifier, input_statistics
 from cmkd.models.families import available
 from cmkd.models.layers import FeatureLayers, feature_layers
+from cmkd.models.reuse import reuse_classifier
 from cmkd.models.size import Size, count_macs, count_parameters, sizes
 from cmkd.models.weights import load_weights, read_state_dict, save_weights
 
@@ -21,6 +22,7 @@ __all__ = [
     "input_statistics",
     "load_weights",
     "read_state_dict",
+    "reuse_classifier",
     "save_weights",
     "sizes",
 ]

@@ -100,7 +100,7 @@ def record_calls(network: nn.Module, image_size: int) -> Record:
         handles.append(module.register_forward_hook(lambda m, args, output: end(output)))
     try:
         with torch.no_grad(), evaluating(network):
-            network(_noise(network, image_size))
+            network(noise(network, image_size))
     except Exception as error:  # somebody's own network may raise anything
         raise InputError(
             f"the network failed on an image of {image_size} x {image_size}: {type(error).__name__}: {error}"
@@ -111,8 +111,11 @@ def record_calls(network: nn.Module, image_size: int) -> Record:
     return Record(ended[-1], ended)
 
 
-def _noise(network: nn.Module, image_size: int) -> Tensor:
-    # Noise and not zeros, so that two different embeddings do not look alike.
+def noise(network: nn.Module, image_size: int) -> Tensor:
+    """Return one image of noise, the same every time, where and as precise as the weights of a network are.
+
+    Noise and not zeros, so that two different embeddings do not look alike.
+    """
     image = torch.rand(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     like = next((parameter for parameter in network.parameters()), image)
     return image.to(like.device, like.dtype)

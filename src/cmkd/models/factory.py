@@ -14,6 +14,7 @@ from torch import nn
 
 from cmkd.errors import InputError, unknown_name
 from cmkd.models.families import available, find
+from cmkd.models.reuse import end_in_projection, parse_end
 
 _FORMS = "Other networks: timm:NAME, torchvision:NAME or package.module:factory."
 _OFFLINE = (
@@ -33,7 +34,7 @@ def build(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module
         name: A name of this package (`cmkd.models.families.find` says how it may be spelled), `timm:NAME`,
             `torchvision:NAME`, or `package.module:factory`, where
             `factory(num_classes=...)` returns an `nn.Module`. For the last form the current directory counts
-            as importable.
+            as importable. `simkd:256x8:NAME` is what `reuse_classifier` makes of the network `NAME`.
         num_classes: Length of a row of logits, at least 2.
         pretrained: Load the published weights (timm and torchvision only). When their number of classes is
             another one, the classifier is new and random.
@@ -55,6 +56,8 @@ def build(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module
         return _build_timm(rest, num_classes, pretrained)
     if source == "torchvision":
         return _build_torchvision(rest, num_classes, pretrained)
+    if source == "simkd":
+        return _build_with_projection(rest, num_classes, pretrained)
     return _build_from_path(name, num_classes, pretrained)
 
 
@@ -156,6 +159,19 @@ def _mark_new_classifier(model: nn.Module, name: str, published: int, num_classe
         published,
         num_classes,
     )
+
+
+def _build_with_projection(rest: str, num_classes: int, pretrained: bool) -> nn.Module:
+    end = parse_end(rest)
+    if end is None or pretrained:
+        raise InputError(
+            f"'simkd:{rest}' names a network that SimKD has trained: simkd:WIDTHxSIDE:NAME, with the weights "
+            "of its run."
+        )
+    width, side, name = end
+    network = build(name, num_classes)
+    end_in_projection(network, width, side)
+    return network
 
 
 def _build_from_path(path: str, num_classes: int, pretrained: bool) -> nn.Module:

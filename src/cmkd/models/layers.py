@@ -41,17 +41,25 @@ class FeatureLayers:
         classifier: The last linear layer, from the embedding to the logits.
         preactivations: The same stages before their last activation; by default what goes into the
             activation module that a stage ends with.
+        projector: Module that brings the last map to the width of a teacher, in a network that
+            `reuse_classifier` has changed; else empty.
     """
 
     stages: tuple[str, ...]
     pooled: str
     classifier: str
     preactivations: tuple[str, ...] = ()
+    projector: str = ""
 
     def __post_init__(self) -> None:
         """Fill in the default."""
         if not self.preactivations:
             object.__setattr__(self, "preactivations", tuple(name + PREACTIVATION for name in self.stages))
+
+    @property
+    def before_pooling(self) -> str:
+        """What goes into the pooling: the last map, or the embedding where no module pools."""
+        return self.pooled if self.pooled.endswith(INPUT) else self.pooled + INPUT
 
 
 def feature_layers(network: nn.Module, *, image_size: int | None = None) -> FeatureLayers:
@@ -91,11 +99,11 @@ def feature_layers(network: nn.Module, *, image_size: int | None = None) -> Feat
     """
     stated = getattr(network, "feature_layers", None)
     if isinstance(stated, tuple):
-        before = getattr(network, "preactivation_layers", ())
-        return FeatureLayers(stated, network.pooled_layer, network.classifier_layer, before)  # type: ignore[arg-type]
-    config = getattr(network, "default_cfg", None) or {}
-    of_torchvision = type(network).__module__.startswith("torchvision.")
-    size = image_size or config.get("input_size", (0, 0, 224 if of_torchvision else 32))[-1]
+        own: Any = network
+        before, projector = getattr(own, "preactivation_layers", ()), getattr(own, "projector_layer", "")
+        return FeatureLayers(stated, own.pooled_layer, own.classifier_layer, before, projector)
+    of_torchvision = _is_of_torchvision(network)
+    size = image_size or usual_image_size(network)
     record = record_calls(network, size)
     stages = _timm_stages(network, record) or _stages(
         record, limit=size // _QUARTER if of_torchvision else size
@@ -110,6 +118,17 @@ def feature_layers(network: nn.Module, *, image_size: int | None = None) -> Feat
             f"found no linear layer in {type(network).__name__} that returns the logits. {_BY_HAND}"
         )
     return FeatureLayers(_with_layout(stages, record), _pooled(record, classifier), classifier.name)
+
+
+def usual_image_size(network: nn.Module) -> int:
+    """Return the side in pixels that timm states, 224 for torchvision's networks, and else 32."""
+    config = getattr(network, "default_cfg", None) or {}
+    size: int = config.get("input_size", (0, 0, 224 if _is_of_torchvision(network) else 32))[-1]
+    return size
+
+
+def _is_of_torchvision(network: nn.Module) -> bool:
+    return type(network).__module__.startswith("torchvision.")
 
 
 def _with_layout(stages: tuple[str, ...], record: Record) -> tuple[str, ...]:

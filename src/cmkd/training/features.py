@@ -12,6 +12,7 @@ from torch import nn
 from cmkd.data import Batch, ImageData, Loader
 from cmkd.errors import InputError
 from cmkd.losses.features import FeatureLoss, Outputs
+from cmkd.models import check_logits, reuse_classifier
 from cmkd.models.capture import Capture
 from cmkd.models.layers import FeatureLayers, feature_layers
 from cmkd.teachers import LiveTeacher
@@ -48,6 +49,53 @@ def require_possible(objective: Objective, config: DistillConfig) -> None:
         raise InputError(
             f"{name} looks into the networks by hooks, which {option} has no place for; leave it out."
         )
+
+
+def adapt_student(
+    objective: Objective,
+    student: nn.Module,
+    network: str,
+    teacher: LiveTeacher,
+    data: ImageData,
+    *,
+    seed: int,
+) -> str:
+    """Give the student the end that a loss wants.
+
+    Args:
+        objective: The objective.
+        student: Network to train, changed in place.
+        network: Its name.
+        teacher: The teacher.
+        data: The data set.
+        seed: Of the weights of its new parts.
+
+    Returns:
+        The name that `cmkd.models.build` makes the student from as it is now.
+
+    Raises:
+        InputError: Student or teacher do not allow it.
+    """
+    wanting = [loss for loss in objective.feature_losses if loss.reuses_classifier]
+    if not wanting:
+        return network
+    named = wanting[0].teacher_layers
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        end = reuse_classifier(
+            student,
+            teacher.network,
+            layer=None if named is None else named[0],
+            image_size=teacher.image_size or data.image_size,
+        )
+    student.to(memory_format=torch.channels_last)
+    check_logits(
+        student,
+        f"network {network} with its teacher's classifier",
+        num_classes=data.num_classes,
+        image_size=data.image_size,
+    )
+    return f"{end}:{network}"
 
 
 def prepare(

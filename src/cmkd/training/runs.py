@@ -140,6 +140,7 @@ def _run_together(
             answers = teaching.teacher
         if objective.feature_losses:
             assert isinstance(live, LiveTeacher), "caches and ensembles have been refused"
+            network = features.adapt_student(objective, student, network, live, data, seed=config.seed)
             layers, answers = features.prepare(
                 objective, student, live, loaders["train"], data, accelerator=accelerator, seed=config.seed
             )

@@ -15,6 +15,7 @@ from cmkd.losses.features import (
     Outputs,
     ReviewKDLoss,
     RKDLoss,
+    SimKDLoss,
     SPLoss,
     SRRLLoss,
 )
@@ -26,7 +27,8 @@ every_method = pytest.mark.parametrize("kind", ALL.values(), ids=ALL)
 
 def layers_of(stages, pooled):
     before = [f"{stage}:preactivation" for stage in stages]
-    return SimpleNamespace(stages=list(stages), preactivations=before, pooled=pooled, classifier="fc")
+    others = {"classifier": "fc", "before_pooling": f"{pooled}:input", "projector": "d"}
+    return SimpleNamespace(stages=list(stages), preactivations=before, pooled=pooled, **others)
 
 
 LAYERS = layers_of("ab", "c")
@@ -34,14 +36,19 @@ SAMPLES = 20
 
 
 def networks(make_outputs, dtype=torch.float32, samples=6):
-    """Features of two networks of two stages and a pooled embedding, and the teacher's classifier."""
-    student = make_outputs((samples, 4, 8, 8), (samples, 6, 4, 4), (samples, 6), seed=1, dtype=dtype)
-    teacher = make_outputs((samples, 5, 8, 8), (samples, 9, 4, 4), (samples, 9), seed=2, dtype=dtype)
+    """Features of two networks: two stages, a pooled embedding, and what goes into the pooling."""
+    student = make_outputs(
+        (samples, 4, 8, 8), (samples, 6, 4, 4), (samples, 6), (samples, 9, 4, 4), seed=1, dtype=dtype
+    )
+    teacher = make_outputs(
+        (samples, 5, 8, 8), (samples, 9, 4, 4), (samples, 9), (samples, 9, 2, 2), seed=2, dtype=dtype
+    )
     return student, with_preactivations(teacher)
 
 
 def with_preactivations(outputs):
     more = {f"{name}:preactivation": x for name, x in outputs.features.items()}
+    more["c:input"] = outputs.features["d"]
     return Outputs(outputs.logits, {**outputs.features, **more})
 
 
@@ -216,7 +223,7 @@ def test_options_are_listed_with_what_was_chosen(kind):
     assert distill.options["student_layers"] is None
     distill.choose_layers(LAYERS, LAYERS)
     assert distill.options["student_layers"] == distill.student_layers
-    assert distill.task_weight == 1.0
+    assert distill.task_weight == (0.0 if kind is SimKDLoss else 1.0)
     assert isinstance(distill.across_batch, bool)
 
 
@@ -297,7 +304,7 @@ def test_input_that_does_not_fit_is_named(make_outputs):
     ):
         ATLoss()(student.logits, teacher.logits)
     with pytest.raises(InputError, match=r"FitNetLoss has parts to learn: call build"):
-        FitNetLoss()(student, Outputs(teacher.logits, {name: teacher.features[name] for name in "abc"}))
+        FitNetLoss()(student, Outputs(teacher.logits, {name: teacher.features[name] for name in "abcd"}))
     layers = {"student_layers": ["a"], "teacher_layers": ["z"]}
     with pytest.raises(InputError, match=r"outputs of the teacher hold .*, but not \['z'\]: give Capture"):
         ATLoss(**layers)(student, teacher)

@@ -17,6 +17,7 @@ from cmkd.losses.features import (
     PKTLoss,
     ReviewKDLoss,
     RKDLoss,
+    SimKDLoss,
     SPLoss,
     SRRLLoss,
     VIDLoss,
@@ -192,6 +193,19 @@ def test_srrl(make_outputs):
     expected = np.mean(error**2) + np.mean((error @ matrix.T) ** 2)
     assert distill(student, teacher).item() == pytest.approx(expected)
     assert not any(parameter.shape == (10, 6) for parameter in distill.parameters())  # frozen
+
+
+def test_simkd(make_outputs):
+    """The larger map is pooled."""
+    student, teacher = make_outputs((4, 6, 2, 2), seed=1), make_outputs((4, 6, 4, 4), seed=2)
+    (x,), (target,) = arrays(student), arrays(teacher)
+    expected = np.mean((x - references.pooled(target, (2, 2))) ** 2)
+    assert SimKDLoss()(student, teacher).item() == pytest.approx(expected)
+    assert SimKDLoss()(teacher, student).item() == pytest.approx(expected)
+    with pytest.raises(InputError, match=r"6 channels of the teacher.*not with 3"):
+        SimKDLoss()(make_outputs((4, 3, 2, 2)), teacher)
+    with pytest.raises(InputError, match=r"one layer of each network, not \['a', 'b'\]"):
+        SimKDLoss(teacher_layers=["a", "b"])
 
 
 def test_fsp(make_outputs):

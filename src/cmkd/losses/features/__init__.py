@@ -27,6 +27,7 @@ from cmkd.losses.features.outputs import FeatureBatch, NetworkLayers, Outputs, T
 from cmkd.losses.features.pkt import PKTLoss
 from cmkd.losses.features.reviewkd import ReviewKDLoss
 from cmkd.losses.features.rkd import RKDLoss
+from cmkd.losses.features.simkd import SimKDLoss
 from cmkd.losses.features.sp import SPLoss
 from cmkd.losses.features.srrl import SRRLLoss
 from cmkd.losses.features.vid import VIDLoss
@@ -48,6 +49,7 @@ __all__ = [
     "ReviewKDLoss",
     "SPLoss",
     "SRRLLoss",
+    "SimKDLoss",
     "Trial",
     "VIDLoss",
 ]

@@ -44,6 +44,8 @@ class FeatureLoss(DistillationMethod):
     needs_indices: bool = False
     #: Whether `build` has to be given the teacher's classifier.
     needs_classifier: bool = False
+    #: Whether the student has to end in a projector and the teacher's classifier, as SimKD's does.
+    reuses_classifier: bool = False
 
     def __init__(
         self,

@@ -47,6 +47,16 @@ class NetworkLayers(Protocol):
         """The last linear layer."""
         ...
 
+    @property
+    def before_pooling(self) -> str:
+        """What goes into the pooling."""
+        ...
+
+    @property
+    def projector(self) -> str:
+        """What `cmkd.models.reuse_classifier` has put before the pooling; empty if it has not."""
+        ...
+
 
 class Trial(NamedTuple):
     """What a method may look at when it makes its learnable parts."""
