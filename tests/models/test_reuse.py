@@ -10,6 +10,7 @@ from torch import nn
 from cmkd.errors import InputError
 from cmkd.models import build, count_parameters, feature_layers, reuse_classifier
 from cmkd.models.capture import Capture
+from cmkd.teachers.folding import fold_batch_norm
 
 
 def networks(student, teacher="resnet8x4", classes=7):
@@ -66,6 +67,13 @@ def test_it_is_built_again_by_name(name):
     assert torch.equal(again(images), student.eval()(images))
     assert feature_layers(again) == feature_layers(student)
     assert torch.equal(copy.deepcopy(student)(images), student(images))
+
+
+def test_its_batch_norm_folds_where_it_is_a_teacher():
+    student, teacher = networks("resnet8")
+    reuse_classifier(student, teacher)
+    folded = fold_batch_norm(student.eval(), torch.randn(2, 3, 32, 32))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
 
 
 def test_a_larger_map_is_pooled_to_the_size_of_the_teachers():

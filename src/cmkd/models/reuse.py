@@ -40,7 +40,7 @@ class Projection(nn.Module):
     def __init__(self, width: int, wanted: int, side: int) -> None:
         super().__init__()
         middle, kernel = max(wanted // 2, 1), 3 if side > 1 else 1
-        self.side = side
+        self.fit = _AtMost(side)
         self.projector = nn.Sequential(
             *_convolution(width, middle, 1),
             *_convolution(middle, middle, kernel),
@@ -49,9 +49,20 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(N, C, H, W)`, `(N, C)` or tokens `(N, T, C)` to `(N, wanted)`."""
+        return self.projector(self.fit(x)).mean((2, 3))
+
+
+class _AtMost(nn.Module):
+    """Maps of at most so many positions a side; a module, because tracers need not look into it."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Bring features to maps, and pool larger ones."""
         x = as_map(x)
-        x = pool_to(x, (min(x.shape[2], self.side), min(x.shape[3], self.side)))
-        return self.projector(x).mean((2, 3))
+        return pool_to(x, (min(x.shape[2], self.side), min(x.shape[3], self.side)))
 
 
 def reuse_classifier(
