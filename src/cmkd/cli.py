@@ -159,10 +159,19 @@ def _bench(config: BenchConfig) -> int:
 
 
 def _report(options: ReportOptions) -> None:
+    from cmkd.bench.reporting import is_grid, report_grid
     from cmkd.report import group_runs, markdown_table, write_report
 
+    if grids := [run for run in options.runs if is_grid(run)]:
+        if len(options.runs) > 1:
+            raise InputError(f"{grids[0]} is a grid, which has a report of its own: give it alone.")
+        found = report_grid(grids[0], options.out, title=options.title)
+        print(f"{found.lead}\n\n{found.tables}\n\nreport: {found.files[0]}")
+        print(f"tables: {', '.join(str(file) for file in found.files[1:])}")
+        return
     groups = group_runs(options.runs)
-    report = write_report(Path(options.out), groups, title=options.title)
+    title = options.title or "Comparison of runs"
+    report = write_report(Path(options.out or "report.html"), groups, title=title)
     print(f"{markdown_table(groups)}\n\nreport: {report}")
 
 

@@ -55,17 +55,18 @@ class EvaluateOptions:
 
 @dataclass(kw_only=True)
 class ReportOptions:
-    """Compare runs: a table, and one HTML page with the figures.
+    """Compare runs, or show what a grid found: tables, and one HTML page with the figures.
 
     Args:
-        runs: Run folders; those that differ in nothing but the seed are pooled.
-        out: The page to write.
+        runs: Run folders; those that differ in nothing but the seed are pooled. Or the folder of one grid.
+        out: The page to write, `report.html` by default; for a grid the folder for page and tables, by default
+            its own.
         title: Its title.
     """
 
     runs: list[str]
-    out: str = "report.html"
-    title: str = "Comparison of runs"
+    out: str | None = None
+    title: str | None = None
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Any]:
@@ -128,7 +129,9 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     bench.add_class_arguments(BenchConfig, skip={"spec"}, as_group=False)
     parsers["report"] = report = Parser(description=_summary(ReportOptions))
     report.add_argument(
-        "runs", nargs="+", help="Run folders; those that differ in nothing but the seed are pooled."
+        "runs",
+        nargs="+",
+        help="Run folders; those that differ in nothing but the seed are pooled. Or the folder of one grid.",
     )
     report.add_class_arguments(ReportOptions, skip={"runs"}, as_group=False)
     parsers["list"] = listing = Parser(description="List what can be named.")

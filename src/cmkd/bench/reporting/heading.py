@@ -1,0 +1,109 @@
+"""How a grid was measured, in words: what its runs share, where they differ, and how they were tuned."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from cmkd.bench.reporting.comparing import Pair
+from cmkd.bench.reporting.results import Grid
+from cmkd.bench.reporting.tuning import tuning
+from cmkd.bench.reporting.wording import tally
+from cmkd.report.records import Record, Records, count, in_common
+from cmkd.report.setting import setting, shown
+
+SCORES = {
+    "Test accuracy": "Share of the test images given the right class by the network of the last epoch; mean "
+    "± sample standard deviation over the seeds (n).",
+    "Best epoch": "The epoch with the highest accuracy on the test set itself, which no honest choice can "
+    "know: an optimistic figure, to be held against published ones. Only for runs with `--test each`.",
+    "Difference": "Of the test accuracy of the last epoch, in percentage points, seed by seed: runs of one "
+    "seed share initial weights, batches and augmentation. In brackets the 95 % confidence interval of the "
+    "mean (Student’s t). Every interval is for its own comparison, not corrected for their number.",
+    "Agreement": "Share of the test images to which student and teacher give the same class.",
+    "Rank correlation": "Spearman’s ρ, with exact ranks, between the student’s and the teacher’s logits of "
+    "an image; mean over the test images.",
+    "Training time": "Wall time of the training steps of a run, without validation; mean over the seeds.",
+    "Published": "Top-1 accuracy (%) as its source has it. On CIFAR-100 of 240 epochs, on ImageNet of 100, "
+    "unless it says otherwise; most sources report the best epoch on the test set, and not how many trials "
+    "chose their options. The teacher’s weights were others than here.",
+}
+_BY_METHOD = ("Objective", "Seeds")
+_LEFT_OUT = {*SCORES, "CPU latency", "Revision", "Teacher"}
+
+
+def heading(grid: Grid, pairs: Sequence[Pair]) -> dict[str, str]:
+    """Return how a grid was measured: topic -> text.
+
+    Where pairs differ the text says which has what; for objectives and seeds, which method has what.
+    """
+    by_pair = _begun({pair.name: _records(pair) for pair in pairs})
+    found = {"Cells": tally(grid.cells)}
+    if by_pair:
+        by_method = _begun(
+            {
+                method: [
+                    cell.record for cell in grid.cells if cell.method == method and cell.record is not None
+                ]
+                for method in grid.methods
+            }
+        )
+        of_methods = setting(by_method)
+        for topic, text in setting(by_pair).items():
+            if topic not in _LEFT_OUT:
+                found[topic] = of_methods[topic] if topic in _BY_METHOD else text
+            if topic == "Images":
+                found["Augmentation"] = in_common(by_pair, _augmentation)
+        found["Teacher"] = in_common(by_pair, _teacher)
+        found["Teacher’s logits"] = in_common(by_method, _logits)
+        found["Revision"] = _revisions([record for records in by_pair.values() for record in records])
+    found["Tuning"] = tuning(grid)
+    outcomes = [outcome for pair in pairs for outcome in pair.outcomes]
+    measured = {
+        "Best epoch": any(outcome.best.values for outcome in outcomes),
+        "Difference": any(outcome.difference for outcome in outcomes),
+        "Published": any(pair.teacher_published for pair in pairs)
+        or any(outcome.published for outcome in outcomes),
+    }
+    return found | {topic: text for topic, text in SCORES.items() if measured.get(topic, True)}
+
+
+def _records(pair: Pair) -> list[Record]:
+    return [cell.record for outcome in pair.outcomes for cell in outcome.cells if cell.record is not None]
+
+
+def _begun(records: Records) -> Records:
+    return {label: runs for label, runs in records.items() if runs}
+
+
+def _augmentation(run: Record) -> str:
+    name = run.config.get("augment") or "the data set’s own"
+    views = run.config.get("views")
+    shown_as = "new in every epoch" if views is None else f"{count(views, 'view')} of an image in turn"
+    return f"{name}; {shown_as}"
+
+
+def _teacher(run: Record) -> str:
+    teacher = run.teacher
+    if teacher is None:
+        return "not opened yet"
+    size = f"{teacher['parameters']:,} parameters"
+    return f"{teacher['network']} from {shown(teacher['source'])}, {size}, weights {teacher['sha256'][:12]}"
+
+
+def _logits(run: Record) -> str:
+    return str((run.teacher or {}).get("logits", "unknown"))
+
+
+def _revisions(records: Sequence[Record]) -> str:
+    """Name the revisions of cmkd that made the runs; mixed ones with the number of their runs."""
+    counted = Counter(
+        str(record.environment.get("revision") or f"version {record.environment.get('cmkd')}")
+        for record in records
+        if record.environment
+    )
+    if len(counted) < 2:
+        return next(iter(counted), "unknown")
+    return "mixed: " + "; ".join(
+        f"{revision} ({count(runs, 'run')})" for revision, runs in counted.most_common()
+    )
