@@ -7,7 +7,7 @@ import pytest
 from cmkd.bench.reporting import report_grid
 from cmkd.bench.reporting.comparing import compare
 from cmkd.bench.reporting.results import read_grid
-from cmkd.bench.reporting.wording import rows
+from cmkd.bench.reporting.wording import budgets, rows
 from cmkd.errors import InputError
 from tests.bench.grids import PAIR, cell_name, edit_config, write_grid
 
@@ -62,6 +62,18 @@ def test_a_variant_of_a_published_method_has_no_published_figure(tmp_path):
     found = table(grid)
     assert found["KD, warm"]["published (%)"] == "–"
     assert found["KD+LS"]["published (%)"].startswith("71.43 (logit-standardization-KD")
+
+
+def test_one_of_several_figures_is_found_by_its_whole_name(tmp_path):
+    pair = ("torchvision:resnet34", "torchvision:resnet18")
+    methods = {"KD": {0: 0.7}, "KD-T4": {0: 0.7}, "KD-T1": {0: 0.7}}
+    grid = write_grid(tmp_path / "grid", {pair: methods}, data="folder:imagenet")
+    for method in methods:
+        edit_config(grid / cell_name(*pair, method, 0), loss={"name": "KD"})
+    found = table(grid)
+    assert found["KD"]["published (%)"].count(";") == 4  # three figures, two with a note
+    assert found["KD-T4"]["published (%)"] == "71.21 (DIST_KD README; T=4)"
+    assert found["KD-T1"]["published (%)"] == "–"
 
 
 def test_one_seed_has_no_interval_and_the_page_says_why(grid):
@@ -143,8 +155,8 @@ def test_a_damaged_cell_is_shown_as_such(tmp_path, grid):
 def test_a_method_with_another_budget_is_marked_with_what_differs(grid, change, said):
     for seed in CMKD:
         edit_config(grid / cell_name(*PAIR, "CMKD", seed), **change)
-    assert outcomes(grid)["CMKD"].unlike == [said]
-    assert outcomes(grid)["KD"].unlike == []
+    assert budgets(outcomes(grid)["CMKD"]) == said
+    assert outcomes(grid)["KD"].unlike == {}
     assert "CMKD †" in table(grid)
     assert f"† CMKD had another budget than the rest: {said}." in report_grid(grid).tables
 
@@ -158,10 +170,9 @@ def test_precision_and_teacher_are_part_of_the_budget(grid):
         }.items():
             content = json.loads((run / file).read_text())
             (run / file).write_text(json.dumps(content | changed))
-    assert outcomes(grid)["CMKD"].unlike == [
-        "teacher sha256 ffffffffffff (others resnet560000)",
-        "precision fp32 (others bf16)",
-    ]
+    assert budgets(outcomes(grid)["CMKD"]) == (
+        "teacher sha256 ffffffffffff (others resnet560000); precision fp32 (others bf16)"
+    )
 
 
 def test_what_is_the_methods_own_or_changes_nothing_is_no_budget(grid):
@@ -174,12 +185,12 @@ def test_what_is_the_methods_own_or_changes_nothing_is_no_budget(grid):
             "data_root": "d",
         }
         edit_config(grid / cell_name(*PAIR, "CMKD", seed), **changed, precision="fp32")
-    assert outcomes(grid)["CMKD"].unlike == []
+    assert outcomes(grid)["CMKD"].unlike == {}
 
 
 def test_an_option_that_did_not_exist_yet_has_its_default(grid):
     edit_config(grid / cell_name(*PAIR, "CMKD", 0), fsdp=False, decay=0.1, clip_grad=None)
-    assert outcomes(grid)["CMKD"].unlike == []
+    assert outcomes(grid)["CMKD"].unlike == {}
 
 
 @pytest.mark.parametrize(
@@ -209,7 +220,11 @@ def test_a_cell_that_has_not_finished_is_not_averaged_and_may_differ(grid):
     run = grid / cell_name(*PAIR, "CMKD", 2)
     edit_config(run, epochs=8)
     (run / "result.json").unlink()
-    assert outcomes(grid)["CMKD"].unlike == ["epochs 8 (others 3)"]
+    assert outcomes(grid)["CMKD"].unlike == {cell_name(*PAIR, "CMKD", 2): ["epochs 8 (others 3)"]}
+    report = report_grid(grid)
+    assert "† CMKD had another budget than the rest: epochs 8 (others 3), seed 2." in report.tables
+    marks = [row["unlike_budget"] for row in csv.DictReader((grid / "table.csv").read_text().splitlines())]
+    assert marks == [*[""] * 6, "epochs 8 (others 3)"]
 
 
 def test_a_folder_with_another_seed_is_refused(grid):

@@ -100,8 +100,22 @@ def test_strength_is_drawn_for_students_with_several_teachers(panels):
     assert line.error_y.array[0] == pytest.approx(2**0.5)
 
 
-def test_validation_curves_are_drawn_for_every_pair(panels):
-    assert len([title for section, title in panels if section == "Validation accuracy"]) == 3
+def test_curves_are_drawn_for_every_pair(panels):
+    assert [title for section, title in panels if section == "Accuracy over the epochs"] == [
+        "resnet20 → resnet14",
+        "resnet56 → resnet14",
+        "resnet56 → resnet8",
+    ]
+
+
+def test_without_a_validation_part_the_curves_are_those_of_the_test_set(tmp_path):
+    grid = write_grid(tmp_path / "grid", {STRONG: {"KD": {0: 0.7}}}, each_epoch=True)
+    file = grid / cell_name(*STRONG, "KD", 0) / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps({k: row[k] for k in row if k != "validation"}) + "\n" for row in rows))
+    section = next(each for each in drawings(compare(read_grid(grid)), ["KD"]) if "epochs" in each.title)
+    assert section.panels[0].title == "resnet56 → resnet14, test set"
+    assert list(section.panels[0].figure.data[0].y) == pytest.approx([0.6, 0.72, 0.7])
 
 
 def test_latex_has_whole_tables_and_no_live_characters(grid):

@@ -89,7 +89,7 @@ def differing(cells: Sequence[Cell], first: str | None) -> dict[str, list[str]]:
         first: The method that decides where as many cells have the one value as the other.
 
     Returns:
-        Method -> for example `["epochs 8 (others 4)"]`, for methods that differ in something.
+        Name of a cell -> for example `["epochs 8 (others 4)"]`, for cells that differ in something.
     """
     budgets = {cell.name: budget(cell.record) for cell in cells if cell.record is not None}
     ordered = sorted((cell for cell in cells if cell.name in budgets), key=lambda cell: cell.method != first)
@@ -99,9 +99,9 @@ def differing(cells: Sequence[Cell], first: str | None) -> dict[str, list[str]]:
         usual = _most_common([budgets[cell.name][name] for cell in having])
         for cell in having:
             value = budgets[cell.name][name]
-            words = f"{name} {shown(value)} (others {shown(usual)})"
-            if value != usual and words not in found.setdefault(cell.method, []):
-                found[cell.method].append(words)
+            if value != usual:
+                words = f"{name} {shown(value)} (others {shown(usual)})"
+                found.setdefault(cell.name, []).append(words)
     return found
 
 

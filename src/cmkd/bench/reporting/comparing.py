@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class Outcome:
         rank_correlation: Spearman's rho with the teacher on the test images.
         seconds: Time that the training steps took.
         published: What is published of it.
-        unlike: In what its budget differs from that of most other methods.
+        unlike: Name of a cell -> in what its budget differs from that of most others of the pair.
         unlike_hardware: Whether its runs were on different hardware.
     """
 
@@ -47,7 +48,7 @@ class Outcome:
     rank_correlation: Sample
     seconds: Sample
     published: list[Figure]
-    unlike: list[str]
+    unlike: dict[str, list[str]]
     unlike_hardware: bool
 
     @property
@@ -128,7 +129,7 @@ def _pair(grid: Grid, teacher: str, student: str, cells: list[Cell]) -> Pair:
                 rank_correlation=_sample(found, "test", "rank_correlation"),
                 seconds=_sample(found, "train_seconds"),
                 published=published_of(found, data, network, student),
-                unlike=unlike.get(method, []),
+                unlike={cell.name: unlike[cell.name] for cell in found if cell.name in unlike},
                 unlike_hardware=unlike_hardware(found),
             )
         )
@@ -197,12 +198,21 @@ def published_of(cells: Sequence[Cell], data: str, teacher: str | None, student:
     """Return what is published of a method.
 
     Its loss decides, and its name in the grid has to be that of the loss: `DIST` has a published figure, a
-    variant of it that somebody calls `DIST, inter-class only` has none.
+    variant of it that somebody calls `DIST, inter-class only` has none. By the name of one figure among
+    several, as `KD (T=4)`, it gets that one.
     """
     loss = _loss(cells)
-    if loss is None or cells[0].method.replace(" ", "").casefold() != loss.casefold():
+    if loss is None:
         return []
-    return published.find(data, teacher, student, loss)
+    name = _letters(cells[0].method)
+    found = published.find(data, teacher, student, loss)
+    if name == _letters(loss):
+        return found
+    return [figure for figure in found if name == _letters(f"{figure.method} {figure.note}")]
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9+]", "", name.casefold())
 
 
 def _teacher(folder: Path, cells: Sequence[Cell]) -> tuple[str | None, float | None]:

@@ -51,9 +51,9 @@ def drawings(pairs: Sequence[Pair], methods: Sequence[str]) -> list[Section]:
         )
     drawn.append(
         Section(
-            "Validation accuracy",
-            "On the validation part, which no student was trained on; lines are means over the seeds, bands "
-            "reach from the lowest to the highest.",
+            "Accuracy over the epochs",
+            "On the validation part, which no student was trained on; without one, as the title says, on the "
+            "test set. Lines are means over the seeds, bands reach from the lowest to the highest.",
             [_curves(pair, methods) for pair in pairs],
         )
     )
@@ -151,8 +151,12 @@ def _curves(pair: Pair, methods: Sequence[str]) -> Panel:
         outcome.method: outcome.finished for outcome in pair.outcomes
     }
     absent = NO_VALIDATION if any(records.values()) else NOTHING
-    quantity = Quantity(("validation", "accuracy"), ".2%")
-    return over_epochs(pair.name, records, [quantity], absent=absent)
+    part, title = "validation", pair.name
+    if not any(run.series(part, "accuracy") for runs in records.values() for run in runs) and any(
+        run.series("test", "accuracy") for runs in records.values() for run in runs
+    ):
+        part, title = "test", f"{pair.name}, test set"
+    return over_epochs(title, records, [Quantity((part, "accuracy"), ".2%")], absent=absent)
 
 
 def _strengths(pairs: Sequence[Pair], methods: Sequence[str]) -> list[Panel]:

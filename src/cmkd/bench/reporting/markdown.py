@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cmkd.bench.reporting.comparing import Pair, best_on_test
+from cmkd.bench.reporting.comparing import Outcome, Pair, best_on_test
 from cmkd.bench.reporting.results import Cell
 from cmkd.bench.reporting.wording import (
     OVERVIEW,
@@ -65,7 +65,7 @@ def _cells(pair: Pair, out: Path) -> str:
     table = []
     for outcome in pair.outcomes:
         for cell in outcome.cells:
-            found = cell_row(cell)
+            found = cell_row(cell, outcome)
             linked = [f"[{name}]({address})" for name, address in links(cell, out).items()]
             table.append(
                 {heading: escaped(text) for heading, text in found.items()} | {"files": ", ".join(linked)}
@@ -73,7 +73,7 @@ def _cells(pair: Pair, out: Path) -> str:
     return aligned(table)
 
 
-def cell_row(cell: Cell) -> dict[str, str]:
+def cell_row(cell: Cell, outcome: Outcome) -> dict[str, str]:
     """Return the row of a cell in the list of all cells: heading -> text."""
     record, best = cell.record, best_on_test(cell)
     accuracy = record.measured("test", "accuracy") if record else None
@@ -82,6 +82,7 @@ def cell_row(cell: Cell) -> dict[str, str]:
         "method": cell.method,
         "seed": str(cell.seed),
         "state": trouble(cell),
+        "unlike the others in": "; ".join(outcome.unlike.get(cell.name, [])) or ABSENT,
         "test accuracy (%)": ABSENT if accuracy is None else f"{100 * accuracy:.2f}",
         "best (%), epoch": ABSENT if best is None else f"{100 * best[1]:.2f}, {best[0]}",
         "training time": ABSENT if seconds is None else duration(seconds),

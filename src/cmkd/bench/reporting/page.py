@@ -15,7 +15,7 @@ from cmkd.report.document import Document, marker, write_document
 from cmkd.report.table import ABSENT
 
 #: Columns whose text may be broken into lines.
-_IN_WORDS = {"published (%)", "state"}
+_IN_WORDS = {"published (%)", "state", "unlike the others in"}
 
 
 def write_page(
@@ -111,11 +111,9 @@ def _problem(cell: Cell, out: Path) -> str:
 
 
 def _cells(pair: Pair, out: Path) -> str:
-    listed = [cell for outcome in pair.outcomes for cell in outcome.cells]
-    body = [
-        _row(cell_row(cell), last=f'<td data-heading="files">{_links(cell, out)}</td>') for cell in listed
-    ]
-    headings = {**cell_row(listed[0]), "files": ""}
+    cells = [(cell, cell_row(cell, outcome)) for outcome in pair.outcomes for cell in outcome.cells]
+    body = [_row(row, last=f'<td data-heading="files">{_links(cell, out)}</td>') for cell, row in cells]
+    headings = {**cells[0][1], "files": ""}
     return f"<details><summary>{html.escape(pair.name)}</summary>\n{_table(headings, body)}</details>"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from cmkd.bench.reporting.comparing import Outcome, Pair, best_on_test
 from cmkd.bench.reporting.results import Cell
-from cmkd.bench.reporting.wording import links
+from cmkd.bench.reporting.wording import budgets, links
 from cmkd.report.statistics import Sample
 
 
@@ -46,7 +46,7 @@ def _cell(pair: Pair, outcome: Outcome, cell: Cell, out: Path) -> dict[str, Any]
         "state": cell.state,
         "told": cell.told,
         **{f"{name}_path": address for name, address in links(cell, out).items()},
-        "unlike_budget": "; ".join(outcome.unlike),
+        "unlike_budget": "; ".join(outcome.unlike.get(cell.name, [])),
         "published": "; ".join(map(str, outcome.published)),
     }
     record = cell.record
@@ -87,7 +87,7 @@ def _outcome(pair: Pair, outcome: Outcome) -> dict[str, Any]:
     row["baseline"] = pair.baseline
     row |= {"difference_mean": difference.mean, "difference_half_width_95": difference.half_width}
     row["difference_seeds"] = " ".join(map(str, difference.values))
-    row["unlike_budget"] = "; ".join(outcome.unlike)
+    row["unlike_budget"] = budgets(outcome)
     row["published"] = " ".join(f"{figure.accuracy:.4f}" for figure in outcome.published)
     row["published_source"] = "; ".join(
         f"{figure.source}{f' ({figure.note})' if figure.note else ''}" for figure in outcome.published

@@ -127,7 +127,7 @@ def _in_overview(outcome: Outcome) -> str:
 def remarks(pair: Pair) -> list[str]:
     """Return what has to be known of a pair's table: unlike budgets, intervals that are missing, and why."""
     said = [
-        f"† {outcome.method} had another budget than the rest: {'; '.join(outcome.unlike)}."
+        f"† {outcome.method} had another budget than the rest: {budgets(outcome)}."
         for outcome in pair.outcomes
         if outcome.unlike
     ]
@@ -159,6 +159,18 @@ def remarks(pair: Pair) -> list[str]:
     if slow:
         said.append(f"Times are means over runs on different hardware, and mean little: {'; '.join(slow)}.")
     return said
+
+
+def budgets(outcome: Outcome) -> str:
+    """Return in what the budget of a method differs, with the seeds if it is not in all of its cells."""
+    found: dict[str, list[int]] = {}
+    for cell in outcome.cells:
+        for words in outcome.unlike.get(cell.name, []):
+            found.setdefault(words, []).append(cell.seed)
+    return "; ".join(
+        words if len(seeds) == len(outcome.cells) else f"{words}, seed {', '.join(map(str, seeds))}"
+        for words, seeds in found.items()
+    )
 
 
 def trouble(cell: Cell) -> str:
