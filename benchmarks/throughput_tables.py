@@ -95,9 +95,13 @@ def speed_table(result: Result) -> str:
         for pair in result["pairs"]:
             seconds = pair["contestants"].get(key, {}).get("seconds")
             step = None if seconds is None else median(seconds)
-            cells.append("–" if step is None else f"{pair['batch_size'] / step:.0f} ({1e3 * step:.3g} ms)")
+            cells.append("–" if step is None else f"{pair['batch_size'] / step:.0f} ({_milliseconds(step)} ms)")
         rows.append([title, *cells])
     return markdown_table(["", *map(_name, result["pairs"])], rows)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.{0 if seconds >= 0.1 else 1}f}"
 
 
 def memory_table(result: Result) -> str:
