@@ -28,14 +28,13 @@ SCORES = {
     "unless it says otherwise; most sources report the best epoch on the test set, and not how many trials "
     "chose their options. The teacher’s weights were others than here.",
 }
-_BY_METHOD = ("Objective", "Seeds")
-_LEFT_OUT = {*SCORES, "CPU latency", "Revision", "Teacher"}
+_LEFT_OUT = {*SCORES, "CPU latency", "Revision", "Teacher", "Objective", "Seeds"}
 
 
 def heading(grid: Grid, pairs: Sequence[Pair]) -> dict[str, str]:
     """Return how a grid was measured: topic -> text.
 
-    Where pairs differ the text says which has what; for objectives and seeds, which method has what.
+    Where pairs differ the text says which has what; for seeds, which method has what.
     """
     by_pair = _begun({pair.name: _records(pair) for pair in pairs})
     found = {"Cells": tally(grid.cells)}
@@ -48,15 +47,17 @@ def heading(grid: Grid, pairs: Sequence[Pair]) -> dict[str, str]:
                 for method in grid.methods
             }
         )
-        of_methods = setting(by_method)
         for topic, text in setting(by_pair).items():
             if topic not in _LEFT_OUT:
-                found[topic] = of_methods[topic] if topic in _BY_METHOD else text
+                found[topic] = text
             if topic == "Images":
                 found["Augmentation"] = in_common(by_pair, _augmentation)
+        found["Seeds"] = setting(by_method)["Seeds"]
         found["Teacher"] = in_common(by_pair, _teacher)
         found["Teacher’s logits"] = in_common(by_method, _logits)
         found["Revision"] = _revisions([record for records in by_pair.values() for record in records])
+        for method, runs in by_method.items():
+            found[f"Objective of {method}"] = setting({method: runs})["Objective"]
     found["Tuning"] = tuning(grid)
     outcomes = [outcome for pair in pairs for outcome in pair.outcomes]
     measured = {
