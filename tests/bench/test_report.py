@@ -268,14 +268,15 @@ def test_every_cell_has_its_options_and_versions_in_a_row(grid):
 def test_how_it_was_measured_is_told(grid):
     run = grid / cell_name(*PAIR, "CMKD", 0)
     environment = json.loads((run / "environment.json").read_text())
-    (run / "environment.json").write_text(json.dumps({**environment, "revision": "fedcba987654"}))
+    (run / "environment.json").write_text(json.dumps({**environment, "revision": "fedcba987654-dirty"}))
     report_grid(grid)
     text = (grid / "table.md").read_text(encoding="utf-8")
     for said in (
+        "- **Command:** cmkd bench grid.yaml",
         "7 of 7 cells finished",
         "- **Epochs:** 3",
         "SGD, momentum 0.9 (Nesterov), weight decay 0.0005",
-        "mixed: 0123456789ab (6 runs); fedcba987654 (1 run)",
+        "mixed: 0123456789ab (6 runs); fedcba987654-dirty (1 run) (-dirty: with changes",
         "0 (CE); 0, 1, 2 (KD, CMKD)",
         "bf16",
         "A processor (cpu, 2 threads)",
@@ -293,10 +294,11 @@ def test_without_kd_there_is_no_difference_and_it_is_said(tmp_path):
 
 
 def test_times_over_unlike_hardware_are_marked(grid):
+    assert "different hardware" not in report_grid(grid).tables
     run = grid / cell_name(*PAIR, "CMKD", 0)
     environment = json.loads((run / "environment.json").read_text())
     (run / "environment.json").write_text(json.dumps({**environment, "hardware": "Another"}))
-    assert "runs on different hardware, and mean little: CMKD." in report_grid(grid).tables
+    assert "The runs had different hardware or numbers of threads" in report_grid(grid).tables
 
 
 def test_what_is_no_grid_is_refused(tmp_path, grid):

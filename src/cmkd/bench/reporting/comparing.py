@@ -35,7 +35,6 @@ class Outcome:
         seconds: Time that the training steps took.
         published: What is published of it.
         unlike: Name of a cell -> in what its budget differs from that of most others of the pair.
-        unlike_hardware: Whether its runs were on different hardware.
     """
 
     method: str
@@ -49,7 +48,6 @@ class Outcome:
     seconds: Sample
     published: list[Figure]
     unlike: dict[str, list[str]]
-    unlike_hardware: bool
 
     @property
     def finished(self) -> list[Record]:
@@ -68,6 +66,7 @@ class Pair:
         teacher_accuracy: The teacher's accuracy on the test set; None if nobody measured it.
         teacher_published: What is published of the teacher.
         baseline: The method that the others are compared with; None if there is none.
+        unlike_hardware: Whether its runs were on different hardware, so that their times say little.
         outcomes: The methods, in the order of the spec.
     """
 
@@ -77,6 +76,7 @@ class Pair:
     teacher_accuracy: float | None
     teacher_published: list[Figure]
     baseline: str | None
+    unlike_hardware: bool
     outcomes: list[Outcome]
 
     @property
@@ -130,7 +130,6 @@ def _pair(grid: Grid, teacher: str, student: str, cells: list[Cell]) -> Pair:
                 seconds=_sample(found, "train_seconds"),
                 published=published_of(found, data, network, student),
                 unlike={cell.name: unlike[cell.name] for cell in found if cell.name in unlike},
-                unlike_hardware=unlike_hardware(found),
             )
         )
     return Pair(
@@ -140,6 +139,7 @@ def _pair(grid: Grid, teacher: str, student: str, cells: list[Cell]) -> Pair:
         teacher_accuracy=teacher_accuracy,
         teacher_published=published.find(data, network, student, "teacher"),
         baseline=baseline,
+        unlike_hardware=unlike_hardware(cells),
         outcomes=outcomes,
     )
 

@@ -37,7 +37,7 @@ def heading(grid: Grid, pairs: Sequence[Pair]) -> dict[str, str]:
     Where pairs differ the text says which has what; for seeds, which method has what.
     """
     by_pair = _begun({pair.name: _records(pair) for pair in pairs})
-    found = {"Cells": tally(grid.cells)}
+    found = {"Command": f"cmkd bench {shown(grid.spec)}", "Cells": tally(grid.cells)}
     if by_pair:
         by_method = _begun(
             {
@@ -103,8 +103,10 @@ def _revisions(records: Sequence[Record]) -> str:
         for record in records
         if record.environment
     )
-    if len(counted) < 2:
-        return next(iter(counted), "unknown")
-    return "mixed: " + "; ".join(
-        f"{revision} ({count(runs, 'run')})" for revision, runs in counted.most_common()
+    changed = (
+        " (-dirty: with changes that were not committed)" if any("-dirty" in each for each in counted) else ""
     )
+    if len(counted) < 2:
+        return next(iter(counted), "unknown") + changed
+    listed = (f"{revision} ({count(runs, 'run')})" for revision, runs in counted.most_common())
+    return f"mixed: {'; '.join(listed)}{changed}"

@@ -27,7 +27,8 @@ class Cell:
         method: Name of the method in the grid.
         seed: Seed.
         folder: Run folder.
-        log: What the run printed; None if there is no such file.
+        log: What the run printed.
+        job: Its options, as `cmkd distill --config` takes them.
         state: How far it came.
         told: Why it is not finished, in one line; empty if there is nothing to say.
         record: What its folder says; None before it began, and if it cannot be read.
@@ -39,7 +40,8 @@ class Cell:
     method: str
     seed: int
     folder: Path
-    log: Path | None
+    log: Path
+    job: Path
     state: State
     told: str
     record: Record | None
@@ -52,6 +54,7 @@ class Grid:
     Args:
         path: Its folder.
         name: Its name.
+        spec: The file that describes it, as it was named to `cmkd bench`.
         cells: Its runs, in the order of the spec.
         trials: What `grid.json` says of the trials that tune the methods.
         tuned: What came of them (`tuned.json`); None without it.
@@ -59,6 +62,7 @@ class Grid:
 
     path: Path
     name: str
+    spec: str
     cells: list[Cell]
     trials: list[dict[str, Any]]
     tuned: dict[str, Any] | None
@@ -115,7 +119,8 @@ def read_grid(path: str | Path) -> Grid:
             f"the grid {root} has no cells; give its spec teachers, students, methods and seeds."
         )
     trials = content.get("trials") or []
-    return Grid(root, str(content.get("name") or root.name), cells, trials, read_json(root / "tuned.json"))
+    name, spec = (str(content.get(key) or root.name) for key in ("name", "spec"))
+    return Grid(root, name, spec, cells, trials, read_json(root / "tuned.json"))
 
 
 def _cell(root: Path, described: Mapping[str, Any], failures: Mapping[str, Any]) -> Cell:
@@ -132,7 +137,6 @@ def _cell(root: Path, described: Mapping[str, Any], failures: Mapping[str, Any])
             f"{described['seed']}; put the right folder there, or remove it and run `cmkd bench` again."
         )
     state, told = _state(name, record, trouble, failures)
-    log = root / "logs" / f"{name}.log"
     return Cell(
         name=name,
         teacher=described["teacher"],
@@ -140,7 +144,8 @@ def _cell(root: Path, described: Mapping[str, Any], failures: Mapping[str, Any])
         method=described["method"],
         seed=described["seed"],
         folder=folder,
-        log=log if log.exists() else None,
+        log=root / "logs" / f"{name}.log",
+        job=root / "jobs" / f"{name}.yaml",
         state=state,
         told=told,
         record=record,

@@ -155,9 +155,8 @@ def remarks(pair: Pair) -> list[str]:
     ]
     if fewer:
         said.append(f"Differences over the seeds that both have finished: {'; '.join(fewer)}.")
-    slow = [outcome.method for outcome in pair.outcomes if outcome.unlike_hardware]
-    if slow:
-        said.append(f"Times are means over runs on different hardware, and mean little: {'; '.join(slow)}.")
+    if pair.unlike_hardware:
+        said.append("The runs had different hardware or numbers of threads, so that their times say little.")
     return said
 
 
@@ -197,8 +196,11 @@ def link(target: Path, out: Path) -> str:
 
 
 def links(cell: Cell, out: Path) -> dict[str, str]:
-    """Return where a cell's folder, log and curves are, of those that exist: name -> relative address."""
-    named = {"folder": cell.folder, "log": cell.log, "curves": cell.folder / "report.html"}
-    return {
-        name: link(target, out) for name, target in named.items() if target is not None and target.exists()
+    """Return where a cell's files are, of those that exist: name -> relative address."""
+    named = {
+        "folder": cell.folder,
+        "log": cell.log,
+        "curves": cell.folder / "report.html",
+        "options": cell.job,
     }
+    return {name: link(target, out) for name, target in named.items() if target.exists()}
