@@ -119,7 +119,15 @@ def test_what_a_terminal_shows(tmp_path, caplog):
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(None, "unknown"), (0, "0 s"), (89, "89 s"), (600, "10 min"), (3600, "60 min"), (11_100, "3 h 05 min")],
+    [
+        (None, "unknown"),
+        (0, "0 s"),
+        (89, "89 s"),
+        (600, "10 min"),
+        (3600, "60 min"),
+        (11_100, "3 h 05 min"),
+        (864_000, "10 days"),
+    ],
 )
 def test_times_in_words(seconds, words):
     assert in_words(seconds) == words

@@ -1,12 +1,17 @@
 """A grid's file: what it means, and what is said to what it may not hold."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
+from cmkd.bench.plan import expand
 from cmkd.bench.reading import read_spec
 from cmkd.bench.spec import merged
 from cmkd.errors import InputError
 from tests.bench.specs import GRID, changed, write_spec
+
+SPECS = Path(__file__).parents[2] / "benchmarks/specs"
 
 
 def test_what_a_file_means(tmp_path):
@@ -143,6 +148,16 @@ def test_what_cannot_be_used_is_named_with_its_place(tmp_path, changes, words):
     assert said.startswith(f"{file}: ")
     for word in words:
         assert word in said
+
+
+@pytest.mark.parametrize("file", sorted(SPECS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_grids_that_come_with_the_source_can_be_read(file):
+    written = yaml.safe_load(file.read_text())
+    pairs = len(written.get("pairs", [])) or len(written["teachers"]) * len(written["students"])
+    plan = expand(read_spec(file), "runs/grid", {})
+    assert len(plan.cells()) == pairs * len(written["methods"]) * len(written["seeds"])
+    tuning = written.get("tuning", {"trials": {}})
+    assert len(plan.of("trial")) == sum(map(len, tuning["trials"].values())) * len(tuning.get("seeds", []))
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ from cmkd.training.caching import autocast
 from cmkd.training.config import RunConfig
 from cmkd.training.images import load_images
 
-_STEPS = 5  # the median leaves the first ones out, which warm up
-_CPU_BATCH = 64
+_STEPS = 3  # the median leaves the first one out, which warms up
+_CPU_BATCH = 32
 #: Of the page that every run gets.
 _PAGE_BYTES = 2_000_000
 #: Sets that would have to be downloaded to be looked at: training images, classes, side in pixels.

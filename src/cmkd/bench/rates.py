@@ -87,10 +87,12 @@ def epochs_done(folder: GridFolder, job: Job) -> int:
 
 
 def in_words(seconds: float | None) -> str:
-    """Return a time as it is said: `40 s`, `12 min`, `3 h 05 min`."""
+    """Return a time as it is said: `40 s`, `12 min`, `3 h 05 min`, `12 days`."""
     if seconds is None:
         return "unknown"
     if seconds < 90:
         return f"{seconds:.0f} s"
+    if seconds >= 3 * 86_400:
+        return f"{seconds / 86_400:,.0f} days"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
