@@ -16,6 +16,7 @@ from PIL import Image
 from cmkd import cli, models
 from cmkd.cli import main
 from cmkd.cli_options import parse
+from cmkd.cli_output import print_table
 
 TINY = [
     "--student",
@@ -164,7 +165,7 @@ def test_list(run):
     assert "cifar100" in run("list", "datasets")[1]
 
 
-@pytest.mark.parametrize("show", [print, lambda line: cli._print_table([line], [])])
+@pytest.mark.parametrize("show", [print, lambda line: print_table([line], [])])
 @pytest.mark.parametrize("buffered", [True, False])
 def test_a_reader_that_leaves_ends_it_quietly(show, buffered, monkeypatch, capsys):
     """As in `cmkd list models | head -1`, whether a plain line or a table is what nobody reads."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cmkd import data as datasets
-from cmkd.cli import _print_result as print_result
+from cmkd.cli_output import print_result
 from cmkd.data import Loader
 from cmkd.errors import InputError
 from cmkd.models import read_state_dict
