@@ -38,19 +38,30 @@ class DemoOptions:
 
 @dataclass(kw_only=True)
 class EvaluateOptions:
-    """Measure the network of a finished run.
+    """Measure the network of a finished run: accuracy, fidelity, calibration, robustness, cost.
 
     Args:
         run: Run folder.
         part: Part of the data: the test set, or the validation part that the run held out.
+        corruptions: Corruptions to measure under as well: `true` for all 15; or names and groups (`noise`,
+            `blur`, `weather`, `digital`) with commas between them. None by default.
+        severities: Their severities, such as `1..5` or `1,3,5`.
+        corruption_images: Number of images to corrupt, the same share of every class; all by default.
+        seed: Seed of the corruptions and of the choice of these images.
         data_root: Folder with the data set's files, if it is not where the run found it.
         cpu: Stay on the CPU even if there is an accelerator.
+        out: File to write; `evaluation.json` in the run folder by default.
     """
 
     run: str
     part: Literal["test", "validation"] = "test"
+    corruptions: str | None = None
+    severities: str = "1..5"
+    corruption_images: int | None = None
+    seed: int = 0
     data_root: str | None = None
     cpu: bool = False
+    out: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -59,8 +70,8 @@ class ReportOptions:
 
     Args:
         runs: Run folders; those that differ in nothing but the seed are pooled. Or the folder of one grid.
-        out: The page to write, `report.html` by default; for a grid the folder for page and tables, by default
-            its own.
+        out: The page to write, `report.html` by default; for a grid the folder for page and tables, its own by
+            default.
         title: Its title.
     """
 
