@@ -70,8 +70,8 @@ class ReportOptions:
 
     Args:
         runs: Run folders; those that differ in nothing but the seed are pooled. Or the folder of one grid.
-        out: The page to write, `report.html` by default; for a grid the folder for page and tables, its own by
-            default.
+        out: The page to write, `report.html` by default; for a grid the folder for page and tables,
+            its own by default.
         title: Its title.
     """
 

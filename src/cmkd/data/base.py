@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cmkd.data.augment import resized_crop
+from cmkd.data.pixels import Framing
 from cmkd.data.random import Stream, random_bits
 from cmkd.errors import InputError
 
@@ -113,6 +114,16 @@ class ImageData:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)
+
+    @property
+    def channels(self) -> int:
+        """1 if the images are grey; a network gets such a channel three times."""
+        return self.test.images.shape[1] if isinstance(self.test, TensorImages) else 3
+
+    @property
+    def framing(self) -> Framing:
+        """What a network gets of an image that is not square: images on disk are cut to their centre."""
+        return "whole" if isinstance(self.test, TensorImages) else "centre"
 
 
 def split(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cmkd.data.augment import augment, crop_draws, require_known
 from cmkd.data.base import Images, TensorImages
+from cmkd.data.pixels import as_levels, scale_and_shift
 from cmkd.data.random import permutation
 from cmkd.data.stored import Reading, StoredImages
 from cmkd.errors import InputError
@@ -116,9 +117,7 @@ class Loader:
         self.rank = rank
         self.world_size = world_size
         self._targets = images.targets.to(self.device)
-        # (pixel / 255 - mean) / std as pixel * scale + shift
-        channels = torch.tensor([list(mean), list(std)], device=self.device).view(2, 1, -1, 1, 1)
-        self._scale, self._shift = 1 / (255 * channels[1]), -channels[0] / channels[1]
+        self._scale, self._shift = scale_and_shift(mean, std, self.device)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch, the same in every process."""
@@ -207,12 +206,8 @@ class Loader:
                 )
 
     def _normalize(self, pixels: Tensor) -> Tensor:
-        images = pixels.expand(-1, 3, -1, -1).to(torch.float32)
-        size = self.image_size
-        if size is not None and images.shape[-2:] != (size, size):
-            images = torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
         # Before the channels come last: then every factor would be met after three numbers.
-        images = images.mul_(self._scale).add_(self._shift)
+        images = as_levels(pixels, self.image_size).mul_(self._scale).add_(self._shift)
         return images.contiguous(memory_format=torch.channels_last)
 
 

@@ -135,6 +135,8 @@ def keep_result(
             "mean": list(data.mean),
             "std": list(data.std),
             "image_size": data.image_size,
+            "channels": data.channels,
+            "framing": data.framing,
             "data": data.name,
         },
     )
