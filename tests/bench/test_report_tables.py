@@ -7,10 +7,13 @@ import shutil
 import subprocess
 
 import pytest
+from PIL import Image
 
+import cmkd.data
 from cmkd.bench.reporting import report_grid
 from cmkd.bench.reporting.comparing import compare
 from cmkd.bench.reporting.drawings import drawings
+from cmkd.bench.reporting.heading import customary
 from cmkd.bench.reporting.latex import escaped
 from cmkd.bench.reporting.results import read_grid
 from cmkd.bench.reporting.wording import duration, overview
@@ -132,6 +135,17 @@ def test_latex_has_whole_tables_and_no_live_characters(grid):
     assert not re.search(r"%|#|_|(?<!\d)\^", live)
     assert r"a\_b \& 5 \% \textless{}i\textgreater{} & 2" in text
     assert r"KD, seed 1: failed: too \& small." in text
+
+
+def test_the_augmentation_that_is_named_is_that_of_the_data(tmp_path):
+    for name in ("a", "b"):
+        for part in ("train", "test"):
+            for number in range(4):
+                file = tmp_path / part / name / f"{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (16, 16)).save(file)
+    for data in ("fashion-mnist-12k", f"folder:{tmp_path}"):
+        assert customary(data) == cmkd.data.load(data).augment
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX")

@@ -78,10 +78,15 @@ def _begun(records: Records) -> Records:
 
 
 def _augmentation(run: Record) -> str:
-    name = run.config.get("augment") or "the data set’s own"
+    name = run.config.get("augment") or f"{customary(str(run.config.get('data')))} (the data set’s own)"
     views = run.config.get("views")
     shown_as = "new in every epoch" if views is None else f"{count(views, 'view')} of an image in turn"
     return f"{name}; {shown_as}"
+
+
+def customary(data: str) -> str:
+    """Return the augmentation of a run without the option `augment`; sets in memory are small images."""
+    return "resized_crop_flip" if ":" in data else "crop_flip"
 
 
 def _teacher(run: Record) -> str:
