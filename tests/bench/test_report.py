@@ -1,6 +1,8 @@
 import csv
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -342,3 +344,23 @@ def test_a_teacher_that_only_its_own_run_measured_has_its_accuracy_from_there(tm
     (grid / "teachers" / "resnet56").mkdir(parents=True)
     (grid / "teachers" / "resnet56" / "result.json").write_text('{"test": {"accuracy": 0.725}}')
     assert table(grid)["Teacher (resnet56)"]["test accuracy (%)"] == "72.50"
+
+
+def test_real_runs_of_several_revisions_are_read_as_one_budget(tmp_path):
+    study = Path(__file__).parents[2] / "results" / "cifar100-resnet20-resnet8"
+    cells = []
+    for method in ("CE", "KD", "CMKD"):
+        folder = f"cells/{method}"
+        shutil.copytree(study / f"{method.lower()}-seed0", tmp_path / folder)
+        cells.append(
+            {"name": folder, "teacher": "resnet20", "student": "resnet8", "method": method, "seed": 0}
+            | {"folder": folder, "options": {}}
+        )
+    (tmp_path / "grid.json").write_text(json.dumps({"version": 1, "name": "real", "cells": cells}))
+    assert all(outcome.unlike == {} for outcome in outcomes(tmp_path).values())
+    published = (study / "table.md").read_text(encoding="utf-8")
+    for method, row in table(tmp_path).items():
+        (line,) = [line for line in published.splitlines() if line.startswith(f"| {method} ")]
+        for heading in ("test accuracy (%)", "agreement with teacher (%)", "rank correlation with teacher"):
+            assert f" {row[heading]} |" in line
+    assert len(report_grid(tmp_path).files) == 5
