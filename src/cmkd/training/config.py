@@ -158,9 +158,10 @@ class DistillConfig(RunConfig):
     """Distil a teacher into a student.
 
     Args:
-        teacher: Run folder of a trained network, or a network by name (then with `teacher_weights`); several,
-            by a list or by repeating the option, teach together by the mean of their logits. With `cache` it
-            may be left out; then nothing is compared with it on validation and test images.
+        teacher: Run folder of a trained network (`demo`: the one that ships with the package), or a network
+            by name (then with `teacher_weights`); several, by a list or by repeating the option, teach
+            together by the mean of their logits. With `cache` it may be left out; then nothing is compared
+            with it on validation and test images.
         teacher_weights: Weights of a teacher given by name: a file (`.safetensors`, `.pt`, `.pth`),
             `pretrained` for those of timm or torchvision, or `random` to try things out. Of several, one for
             each that is given by name, in their order, or one for all of these.
