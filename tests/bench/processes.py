@@ -16,13 +16,15 @@ from tests.bench.specs import write_spec
 
 TESTS = Path(__file__).parents[1]
 
-#: Two cells of eight epochs of eight steps, with a checkpoint after every one.
+EPOCHS = 20
+
+#: Two cells of eight steps in an epoch, with a checkpoint after every one.
 GRID = {
     "options": {
         "data": "folder:pets",
         "image_size": 16,
         "workers": 0,
-        "epochs": 8,
+        "epochs": EPOCHS,
         "batch_size": 8,
         "validation": 0.2,
         "cpu": True,

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.bench.processes import alive, assert_same, children, prepare, rows, start, wait_for
+from tests.bench.processes import EPOCHS, alive, assert_same, children, prepare, rows, start, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children die with their parent on Linux")
 
@@ -25,7 +25,7 @@ def test_stopped_and_killed_and_repeated(unbroken, tmp_path):
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, (out, err)
     assert "repeat the same command to continue" in err
-    assert rows(tmp_path) < 8, "it was stopped too late"
+    assert rows(tmp_path) < EPOCHS, "it was stopped too late"
 
     # SIGKILL: nobody can do anything any more, and the runs end with it.
     process = start(tmp_path)

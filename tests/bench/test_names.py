@@ -1,7 +1,7 @@
 import string
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmkd.bench.names import pair_name, safe, shown
@@ -14,11 +14,13 @@ def test_what_reads_well_stays_as_it_is():
         assert safe(name) == name
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=80), st.text(min_size=1, max_size=80))
 def test_two_names_are_never_one(one, other):
     assert (safe(one) == safe(other)) == (one == other)
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=200))
 def test_a_name_is_one_part_of_a_path(name):
     part = safe(name)
@@ -28,6 +30,7 @@ def test_a_name_is_one_part_of_a_path(name):
     assert "--" not in part
 
 
+@settings(deadline=None)
 @given(*[st.text(alphabet="ab-.", min_size=1, max_size=6)] * 4)
 def test_two_pairs_are_never_one(teacher, student, other_teacher, other_student):
     same = (teacher, student) == (other_teacher, other_student)

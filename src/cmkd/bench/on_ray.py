@@ -45,15 +45,17 @@ class RayRunner:
             raise InputError(f"--address {address}: the cluster cannot be reached ({said}).") from error
         there: dict[str, float] = ray.cluster_resources()
         self.gpus = float(there.get("GPU", 0) > 0) if gpus is None else gpus
-        room = [there.get("CPU", 0) // cpus, *([there.get("GPU", 0) // self.gpus] if self.gpus else [])]
-        if slots is None and min(room) < 1:
+        asked = {"CPU": cpus, **({"GPU": self.gpus} if self.gpus else {})}
+        # A little more than there is: a tenth of a GPU goes into one ten times, whatever 1 / 0.1 rounds to.
+        room = min(int(there.get(kind, 0) / each + 1e-6) for kind, each in asked.items())
+        if slots is None and room < 1:
             self.close()
             raise InputError(
                 f"the cluster has {there.get('CPU', 0):g} CPU cores and {there.get('GPU', 0):g} GPUs, too "
                 f"few for --cpus_per_cell {cpus:g} and --gpus_per_cell {self.gpus:g}; ask for less, or give "
                 "--jobs if it will grow."
             )
-        self.slots = int(min(room)) if slots is None else slots
+        self.slots = room if slots is None else slots
         # Not what this process has: another machine may have other GPUs, and Ray gives them out.
         self._told = {key: os.environ[key] for key in ("PYTHONPATH",) if key in os.environ}
         self._told["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, int(cpus))))
