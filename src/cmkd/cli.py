@@ -21,7 +21,6 @@ from cmkd.cli_output import (
     print_network,
     print_outcome,
     print_result,
-    print_scores,
     print_teacher,
 )
 from cmkd.errors import InputError, Interrupted
@@ -134,10 +133,23 @@ def _cache(config: CacheConfig) -> None:
 
 
 def _evaluate(options: EvaluateOptions) -> None:
+    from cmkd.cli_evaluation import print_evaluation
     from cmkd.training import evaluate
 
-    scores = evaluate(options.run, part=options.part, data_root=options.data_root, cpu=options.cpu)
-    print_scores(f"{options.run}: {scores['part']}, {scores['images']} images", scores)
+    found = evaluate(
+        options.run,
+        part=options.part,
+        corruptions=options.corruptions,
+        severities=options.severities,
+        corruption_images=options.corruption_images,
+        seed=options.seed,
+        data_root=options.data_root,
+        cpu=options.cpu,
+        out=options.out,
+    )
+    setting = found["setting"]
+    print_evaluation(found, f"{options.run}: {setting['part']}, {setting['images']:,} images")
+    print(f"written: {options.out or Path(options.run) / 'evaluation.json'}")
 
 
 def _bench(config: BenchConfig) -> int:

@@ -32,6 +32,10 @@ class Stream(IntEnum):
     AREA = 5
     ASPECT = 6
     STAND_IN = 7
+    CORRUPTION = 8
+    SUBSET = 9
+    LABEL = 10
+    OTHER_LABEL = 11
 
 
 def random_bits(indices: Tensor, *, seed: int, view: int, stream: int) -> Tensor:
