@@ -56,6 +56,7 @@ class Loader:
         std: Standard deviation likewise.
         batch_size: Images per batch, over all processes together.
         indices: Which images, `(N,)` int64; all by default.
+        targets: Class of every image of the set, `(N,)` int64, in place of its own.
         augment: One of `augment.AUGMENTATIONS`.
         image_size: Side of the images in pixels; images of another size are scaled. Theirs by default.
         seed: Decides the order and, unless `augment_seed` is given, the augmentation.
@@ -70,6 +71,7 @@ class Loader:
         world_size: Number of processes; each gets its part of every batch.
 
     Attributes:
+        targets: Class of every image of the set, `(N,)` int64, as it is given with the batches.
         bad_images: Index and message of every image that this process could not decode and replaced (see
             `StoredImages`).
 
@@ -85,6 +87,7 @@ class Loader:
         std: Sequence[float],
         batch_size: int,
         indices: Tensor | None = None,
+        targets: Tensor | None = None,
         augment: str = "none",
         image_size: int | None = None,
         seed: int = 0,
@@ -116,7 +119,8 @@ class Loader:
         self.workers = _DECODING_WORKERS if workers is None else workers
         self.rank = rank
         self.world_size = world_size
-        self._targets = images.targets.to(self.device)
+        self.targets = images.targets if targets is None else targets
+        self._targets = self.targets.to(self.device)
         self._scale, self._shift = scale_and_shift(mean, std, self.device)
 
     def __len__(self) -> int:

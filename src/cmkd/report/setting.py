@@ -98,6 +98,8 @@ def _images(run: Record) -> str:
     if run.result is not None:
         judged = run.result.get("images")
         parts.append("test set not looked at" if judged is None else f"{judged:,} test images")
+    if noise := run.config.get("label_noise"):
+        parts.append(f"{100 * noise:.3g} % of the training labels replaced by another class")
     if augment := run.config.get("augment"):
         parts.append(f"augmentation {augment}")
     return "; ".join(parts)

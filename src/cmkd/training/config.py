@@ -26,6 +26,8 @@ class RunConfig:
         label_column: Column that has the labels, for `hf:NAME`; found by its type by default.
         validation: Share of the training images held out for validation (stratified, seeded); 0 for none.
         augment: Augmentation of the training images; the data set's own by default.
+        label_noise: Share of the training labels that are replaced by a random other class, to see what a
+            method makes of them; validation and test labels stay. None by default.
         test: When to judge the network on the test set: once at the end by default, after `each` epoch as
             well, or `never`, as for runs that choose options. It has no influence on the training.
         epochs: Passes over the training set.
@@ -64,6 +66,7 @@ class RunConfig:
     label_column: str | None = None
     validation: float = 0.1
     augment: str | None = None
+    label_noise: float | None = None
     test: Literal["each", "never"] | None = None
     epochs: int = 30
     batch_size: int = 128
@@ -99,6 +102,9 @@ class RunConfig:
         self._require("epochs", self.epochs >= 1, "at least 1")
         self._require("batch_size", self.batch_size >= 1, "at least 1")
         self._require("validation", 0 <= self.validation < 1, "in [0, 1)")
+        # 0 is the run without it, whose folder says nothing of it.
+        self.label_noise = self.label_noise or None
+        self._require("label_noise", self.label_noise is None or 0 < self.label_noise < 1, "in [0, 1)")
         self._require("lr", 0 < self.lr < float("inf"), "positive and finite")
         self._require("momentum", 0 <= self.momentum < 1, "in [0, 1)")
         self._require("weight_decay", self.weight_decay >= 0, "at least 0")

@@ -152,7 +152,7 @@ def prepare(
                 taught,
                 num_samples=len(data.train),
                 trained_on=loader.indices,
-                targets=data.train.targets,
+                targets=loader.targets,
                 classifier=classifier,
                 seed=seed,
             )

@@ -8,6 +8,7 @@ import torch
 
 from cmkd import data as datasets
 from cmkd.data import ImageData, Loader
+from cmkd.data.label_noise import with_label_noise
 from cmkd.errors import InputError
 from cmkd.training.cache_config import CacheConfig
 from cmkd.training.config import RunConfig
@@ -77,10 +78,14 @@ def open_loaders(
                 f"--validation {config.validation} takes none of the {len(train_indices)} training images of "
                 f"{data.name}: every class needs at least 2 images for that; or take --validation 0."
             )
+    noisy = None
+    if config.label_noise is not None:
+        noisy = with_label_noise(data.train.targets, data.num_classes, config.label_noise, config.seed)
     loaders = {
         "train": Loader(
             data.train,
             indices=train_indices,
+            targets=noisy,
             augment=config.augment or data.augment,
             seed=config.seed,
             augment_seed=config.augment_seed,

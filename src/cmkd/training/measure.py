@@ -197,6 +197,7 @@ def _setting(opened: _Opened, part: str, images: int, seed: int) -> dict[str, An
         "student": opened.name,
         "teacher": None if report is None else {"network": report.network, "sha256": report.sha256},
         "run_seed": config["seed"],
+        "label_noise": config.get("label_noise"),
         "seed": seed,
         "batch_size": config["batch_size"],
         **environment.describe(opened.device, "fp32", 1),
