@@ -8,6 +8,7 @@ from cmkd import data, models
 from cmkd.data import Batch
 from cmkd.errors import InputError
 from cmkd.teachers import open_teacher
+from cmkd.teachers.opening import run_folder
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +121,12 @@ def test_a_network_that_returns_no_logits(fashion, monkeypatch):
     monkeypatch.setattr("tiny_networks.teacher", lambda num_classes: nn.Identity(), raising=False)
     with pytest.raises(InputError, match=r"logits of shape \(N, classes\)"):
         open_teacher("tiny_networks:teacher", fashion, weights="random")
+
+
+def test_demo_is_the_teacher_that_ships_unless_there_is_such_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    card = json.loads((run_folder("demo") / "model.json").read_text())
+    assert (card["network"], card["num_classes"]) == ("resnet20", 10)
+    assert (run_folder("demo") / "student.safetensors").exists()
+    (tmp_path / "demo").mkdir()
+    assert run_folder("demo").resolve() == tmp_path / "demo"
