@@ -197,6 +197,32 @@ def test_glass_takes_values_from_above_and_left(images):
     assert moved[2:, 2:].double().mean().item() == pytest.approx(3.5, abs=0.5)
 
 
+def test_glass_is_the_published_loop_over_pixels(images):
+    """With its assignment of two views of one array, which copies where it means to swap."""
+    from cmkd.evaluation.corruptions.blur import glass_blur
+
+    draws = Draws(INDICES, 0, 0)
+    ours = glass_blur(images.double() / 255, draws, (0.0, 1, 2))
+    for number in range(len(INDICES)):
+        x = images[number].permute(1, 2, 0).numpy().copy()
+        for turn in range(2):
+            shifts = (draws.uniform(turn, 2, 32, 32)[number] * 2).long() - 1
+            for h in range(31, 1, -1):
+                for w in range(31, 1, -1):
+                    down, right = shifts[:, h, w].tolist()
+                    x[h, w], x[h + down, w + right] = x[h + down, w + right], x[h, w]
+        np.testing.assert_allclose(ours[number].permute(1, 2, 0) * 255, x, atol=1e-6)
+
+
+def test_the_factors_of_zoom_are_those_of_numpys_ranges():
+    for table, ends in (
+        (CIFAR_C, ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01))),
+        (IMAGENET_C, ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))),
+    ):
+        # Rounding adds a factor to some of them.
+        assert table["zoom_blur"] == tuple((len(np.arange(1, end, step)), step) for end, step in ends)
+
+
 def test_elastic_shifts_are_the_smooth_field_that_scipy_makes():
     """With the points at rest, the result is SciPy's resampling by SciPy's smoothed field."""
     from cmkd.evaluation.corruptions.digital import elastic_transform
