@@ -24,7 +24,7 @@ def safe(name: str) -> str:
 
     Example:
         >>> safe("resnet8x4"), safe("my_package.nets:small")
-        ('resnet8x4', 'my_package.nets-small~d0d4ddbf')
+        ('resnet8x4', 'my_package.nets-small~caf2b58a')
     """
     if _PLAIN.fullmatch(name) and "--" not in name and not name.endswith((".", "-")):
         return name
