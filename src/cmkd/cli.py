@@ -28,6 +28,7 @@ from cmkd.errors import InputError, Interrupted
 if TYPE_CHECKING:
     from cmkd.bench.config import BenchConfig
     from cmkd.cli_options import DemoOptions, EvaluateOptions, ReportOptions
+    from cmkd.export import ExportConfig, PredictConfig
     from cmkd.training import CacheConfig, DistillConfig, TrainConfig
 
 EXIT_NO_READER = 1
@@ -182,6 +183,21 @@ def _report(options: ReportOptions) -> None:
     print(f"{markdown_table(groups)}\n\nreport: {report}")
 
 
+def _export(config: ExportConfig) -> None:
+    from cmkd.cli_export import print_exported
+    from cmkd.export import export
+
+    print_exported(export(config))
+
+
+def _predict(config: PredictConfig) -> int:
+    from cmkd.cli_export import print_predictions
+    from cmkd.export import predict
+
+    found = predict(config.model, config.images, top=config.top)
+    return 0 if print_predictions(found, as_json=config.json) else EXIT_INPUT_ERROR
+
+
 def _list(kind: str) -> None:
     {"models": list_models, "losses": list_losses, "datasets": list_datasets}[kind]()
 
@@ -195,5 +211,7 @@ VERBS: dict[str, Callable[[Any], int | None]] = {
     "evaluate": _evaluate,
     "bench": _bench,
     "report": _report,
+    "export": _export,
+    "predict": _predict,
     "list": _list,
 }

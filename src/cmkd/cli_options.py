@@ -15,6 +15,7 @@ from cmkd.bench.config import BenchConfig
 from cmkd.cli_added import added_apart, added_from_arguments, added_from_file, loss_class
 from cmkd.cli_parser import Parser
 from cmkd.errors import InputError
+from cmkd.export.config import ExportConfig, PredictConfig
 from cmkd.training.cache_config import CacheConfig
 from cmkd.training.config import DistillConfig, TrainConfig
 
@@ -145,9 +146,22 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
         help="Run folders; those that differ in nothing but the seed are pooled. Or the folder of one grid.",
     )
     report.add_class_arguments(ReportOptions, skip={"runs"}, as_group=False)
+    parsers["export"] = export = Parser(description=_summary(ExportConfig))
+    export.add_argument("run", help="Run folder.")
+    export.add_argument(
+        "--fold_preprocessing",
+        action="store_true",
+        help="Normalise within the network: it takes 8-bit pixels (N, 3, H, W) then.",
+    )
+    export.add_class_arguments(ExportConfig, skip={"run", "fold_preprocessing"}, as_group=False)
+    parsers["predict"] = predict = Parser(description=_summary(PredictConfig))
+    predict.add_argument("model", help="Run folder, or a file that `cmkd export` wrote.")
+    predict.add_argument("images", nargs="+", metavar="image", help="Image files.")
+    predict.add_argument("--json", action="store_true", help="Print one JSON list instead of lines.")
+    predict.add_class_arguments(PredictConfig, skip={"model", "images", "json"}, as_group=False)
     parsers["list"] = listing = Parser(description="List what can be named.")
     listing.add_argument("kind", type=Literal["models", "losses", "datasets"], help="What to list.")
-    for verb in ("demo", "train", "distill", "cache", "evaluate", "bench", "report", "list"):
+    for verb in ("demo", *(verb for verb in parsers if verb != "demo")):
         verbs.add_subcommand(verb, parsers[verb], help=parsers[verb].description)
 
     parser.current = parsers.get(argv[0]) if argv else None
@@ -161,7 +175,8 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     if verb == "list":
         return verb, options["kind"]
     others = {"evaluate": EvaluateOptions, "bench": BenchConfig, "report": ReportOptions}
-    kind = {**configured, "cache": CacheConfig, **others}[verb]
+    used = {"export": ExportConfig, "predict": PredictConfig}
+    kind = {**configured, "cache": CacheConfig, **others, **used}[verb]
     return verb, kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options})
 
 
