@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -56,6 +57,5 @@ def _end_with(parent: int) -> None:
 
 if __name__ == "__main__":
     _end_with(int(sys.argv[1]))
-    from cmkd.cli import main
-
-    sys.exit(main(sys.argv[2:]))
+    sys.argv = ["cmkd", *sys.argv[2:]]
+    runpy.run_module("cmkd", run_name="__main__")
