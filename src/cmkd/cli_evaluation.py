@@ -123,8 +123,8 @@ def _print_robustness(robustness: dict[str, Any], networks: list[str]) -> None:
     rises = ", ".join(f"{name} {100 * summary[name]['error_increase']:+.1f} points" for name in networks)
     print(
         f"{robustness['images']:,} images{part}, seed {robustness['seed']}, strengths of "
-        f"{robustness['strengths']}; {robustness['images_per_second']:,.0f} images/s. Error over that "
-        f"without corruption: {rises}."
+        f"{robustness['strengths']}; {robustness['images_per_second']:,.0f} images/s, corrupting alone "
+        f"{robustness['corrupted_per_second']:,.0f}. Error over that without corruption: {rises}."
     )
     if summary.get("error_to_teacher") is not None:
         print(

@@ -156,6 +156,7 @@ def test_what_cannot_be_leaves_nothing_behind(runs, tmp_path, capsys):
         (["--severities", "7"], "--severities is 7"),
         (["--part", "train"], "part"),
         (["--out", str(tmp_path / "student/config.yaml/x.json")], "cannot write"),
+        (["--out", str(tmp_path)], "cannot write"),
     ):
         assert main(["evaluate", str(tmp_path / "student"), *options]) == 2
         err = capsys.readouterr().err

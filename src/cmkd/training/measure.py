@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,8 @@ def evaluate(
     """
     asked = RobustnessOptions.of(corruptions, severities, images=corruption_images, seed=seed)
     path = Path(run)
+    target = Path(out) if out is not None else path / STORED
+    _require_writable(target)  # before minutes of measuring, not after
     opened = _open(path, part, data_root, torch.device(PartialState(cpu=cpu).device))
     network, data = opened.network, opened.data
     networks: dict[str, Any] = {"student": on_images(network)}
@@ -87,7 +90,7 @@ def evaluate(
         found["robustness"] = robustness(networks, opened.loader, data, asked)
     found["cost"] = _cost(opened, path)
     found["missing"] = missing
-    write_atomic(Path(out) if out is not None else path / STORED, _as_text(found))
+    write_atomic(target, _as_text(found))
     return found
 
 
@@ -222,6 +225,12 @@ def _cost(opened: _Opened, path: Path) -> dict[str, Any]:
             ]
         )
     return found
+
+
+def _require_writable(file: Path) -> None:
+    folder = next(each for each in file.absolute().parents if each.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK) or file.is_dir():
+        raise InputError(f"cannot write {file}; give another --out, or mend the permissions.")
 
 
 def _as_text(found: Mapping[str, Any]) -> str:
