@@ -1,0 +1,177 @@
+"""Transformers: a `Trainer` whose classifier learns from a teacher as well."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmkd.errors import InputError
+from cmkd.functional.precision import as_float
+from cmkd.integrations.common import check_loss, check_task_weight, freeze, logits_of, missing, tell_epoch
+
+try:
+    from transformers import Trainer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+except ModuleNotFoundError as error:
+    if error.name != "transformers":
+        raise
+    raise missing("transformers", "transformers") from None
+
+#: Label of what is left out: padding, special tokens, the later pieces of a word.
+IGNORED = -100
+
+
+class DistillationTrainer(Trainer):
+    """`transformers.Trainer` that also learns from a teacher: classes of sequences, or of their tokens.
+
+    Labels are class indices, `(N,)` for logits `(N, C)` or `(N, T)` for `(N, T, C)`. Positions with the label
+    -100 are left out, and the others are rows of one batch:
+
+        task_weight * cross_entropy(rows, labels) + loss(rows, teacher_rows, labels)
+
+    The cross-entropy takes `label_smoothing_factor`, and a `compute_loss_func` takes its place. With gradient
+    accumulation every row of a step weighs the same, however many there are in each batch: both terms are
+    multiplied by the batch's share of `num_items_in_batch`. A loss that looks across the batch
+    (`loss.across_batch`) sees the batches of accumulation and the processes one by one.
+
+    The teacher is no part of the model: it is neither saved nor trained. It stays in eval mode without
+    gradients, on the device of the model and under its autocast, and is called with those inputs that its
+    `forward` names. Evaluation is of the task alone, without the teacher. Logged beside `loss` are its parts
+    before the weight, `task_loss` and `distillation_loss`.
+
+    Args:
+        *args: As `transformers.Trainer` has them.
+        teacher: The trained classifier, of the same classes and the same tokens as the model; moved to its
+            device.
+        loss: Any loss on logits without parameters; `CMKDLoss()` by default.
+        task_weight: Weight of the cross-entropy; by default `loss.task_weight`.
+        **kwargs: As `transformers.Trainer` has them.
+
+    Raises:
+        InputError: Teacher or loss cannot be used, or the model predicts the next token, whose labels are
+            shifted. When it trains: labels are no class indices of the logits' shape, or `DataParallel` is at
+            work.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        teacher: nn.Module,
+        loss: nn.Module | None = None,
+        task_weight: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.teacher = freeze(teacher)
+        self.distillation = check_loss(loss)
+        self.task_weight = check_task_weight(self.distillation, task_weight)
+        super().__init__(*args, **kwargs)
+        if type(self.model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+            raise InputError(
+                f"{type(self.model).__name__} predicts the next token, and its labels are shifted: this "
+                "trainer is for classes of sequences and of tokens; use the loss in a loop of your own."
+            )
+        # What is computed here is a share of the whole step, so the count is wanted, and no further division.
+        self.model_accepts_loss_kwargs = True
+        if getattr(teacher, "hf_device_map", None) is None:
+            self.teacher.to(self.args.device)
+        self.distillation.to(self.args.device)
+        self._names = _named_inputs(self.teacher)
+        self._sums = torch.zeros(2, device=self.args.device)
+        self._summed_from: int | None = None
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return the loss of a batch as its share of the step's, in evaluation the cross-entropy alone.
+
+        Args:
+            model: The student.
+            inputs: The batch, with `labels`.
+            return_outputs: Whether to return what the model returned as well.
+            num_items_in_batch: Rows of all batches of the step; None for those of this batch alone.
+
+        Returns:
+            The scalar loss, or a pair with the output.
+        """
+        if self.args.n_gpu > 1:
+            raise InputError(
+                f"{self.args.n_gpu} GPUs in one process: start one process for each, `torchrun "
+                "--nproc_per_node N` or `accelerate launch`, or choose one by CUDA_VISIBLE_DEVICES."
+            )
+        inputs = dict(inputs)
+        labels = inputs.pop("labels", None)
+        output = model(**inputs)
+        logits = logits_of(output, "student")
+        labels = _check_labels(labels, logits)
+        kept = labels != IGNORED
+        rows, target = logits[kept], labels[kept]
+        share = 1.0 if num_items_in_batch is None else len(target) / num_items_in_batch
+        counts_all = self.args.average_tokens_across_devices and num_items_in_batch is not None
+        # Gradients and losses are averaged over the processes: a share of the rows of all has to be a sum.
+        processes = self.accelerator.num_processes if counts_all else 1
+        if self.compute_loss_func is not None:
+            task = self.compute_loss_func(output, labels, num_items_in_batch=num_items_in_batch)
+        elif len(target):
+            smoothing = self.args.label_smoothing_factor
+            task = share * F.cross_entropy(as_float(rows), target, label_smoothing=smoothing)
+        else:
+            task = rows.sum()  # of nothing, with a gradient
+        total = task = processes * task
+        if model.training:
+            term = processes * share * self._term(inputs, rows, target, kept) if len(target) else rows.sum()
+            total = self.task_weight * task + term
+            if self._summed_from is None:
+                self._summed_from = self.state.global_step
+            self._sums += torch.stack([task.detach().float(), term.detach().float()])
+        return (total, output) if return_outputs else total
+
+    def _term(self, inputs: dict[str, Any], rows: Tensor, target: Tensor, kept: Tensor) -> Tensor:
+        """Return the mean distillation loss over the rows that are kept."""
+        tell_epoch(self.distillation, self.state.epoch or 0.0)
+        seen = {name: value for name, value in inputs.items() if self._names is None or name in self._names}
+        with torch.no_grad(), self.accelerator.autocast():
+            teacher_logits = logits_of(self.teacher(**seen), "teacher")
+        if teacher_logits.shape[:-1] != kept.shape:
+            raise InputError(
+                f"teacher logits have shape {tuple(teacher_logits.shape)}, labels {tuple(kept.shape)}: "
+                "teacher and student have to score the same sequences, token by token if tokens are "
+                "classified."
+            )
+        return self.distillation(rows, teacher_logits[kept], target)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log what the Trainer does, beside a training loss its two parts, averaged over the same steps."""
+        if "loss" in logs and self._summed_from is not None:
+            task, term = (self._sums / max(self.state.global_step - self._summed_from, 1)).tolist()
+            logs = {**logs, "task_loss": task, "distillation_loss": term}
+            self._sums.zero_()
+            self._summed_from = None
+        super().log(logs, *args, **kwargs)
+
+
+def _check_labels(labels: Any, logits: Tensor) -> Tensor:
+    if not isinstance(labels, Tensor):
+        raise InputError("the batch has no labels: the column or the collator has to call them 'labels'.")
+    if labels.dtype != torch.int64 or labels.shape != logits.shape[:-1]:
+        raise InputError(
+            f"labels are {labels.dtype} {tuple(labels.shape)}, logits {tuple(logits.shape)}: this trainer "
+            f"needs class indices, torch.int64 {tuple(logits.shape[:-1])}; regression and several labels per "
+            "item need a loop of your own."
+        )
+    return labels
+
+
+def _named_inputs(module: nn.Module) -> set[str] | None:
+    """Return the names of the arguments that a network takes, None if it names none."""
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters: Mapping[str, inspect.Parameter] = inspect.signature(module.forward).parameters
+    return {name for name, item in parameters.items() if item.kind not in variadic} or None
