@@ -95,13 +95,13 @@ def speed_table(result: Result) -> str:
         for pair in result["pairs"]:
             seconds = pair["contestants"].get(key, {}).get("seconds")
             step = None if seconds is None else median(seconds)
-            cells.append("–" if step is None else f"{pair['batch_size'] / step:.0f} ({_milliseconds(step)} ms)")
+            cells.append("–" if step is None else _speed(pair["batch_size"], step))
         rows.append([title, *cells])
     return markdown_table(["", *map(_name, result["pairs"])], rows)
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.{0 if seconds >= 0.1 else 1}f}"
+def _speed(batch_size: int, seconds: float) -> str:
+    return f"{batch_size / seconds:.0f} ({1e3 * seconds:.{0 if seconds >= 0.1 else 1}f} ms)"
 
 
 def memory_table(result: Result) -> str:
