@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from cmkd.export import timing
+from cmkd.export import checking, timing
 from cmkd.teachers.opening import SHIPPED
 from cmkd.training import TrainConfig, train
 
 
 @pytest.fixture(autouse=True)
 def _brief(monkeypatch):
-    """Latencies are not looked at here."""
+    """Latencies are not looked at here, and fewer images calibrate as well."""
     monkeypatch.setattr(timing, "_SECONDS", 0.01)
+    monkeypatch.setattr(checking, "_CALIBRATION_IMAGES", 128)
 
 
 @pytest.fixture(autouse=True)
