@@ -16,6 +16,8 @@ except ModuleNotFoundError as error:
     if error.name not in ("timm", "timm.task"):
         raise
     raise missing("timm", "timm") from None
+if not hasattr(LogitDistillationTask, "get_trainable_module"):  # its first tasks kept the student elsewhere
+    raise missing("timm", "timm")
 
 
 class DistillationTask(LogitDistillationTask):
