@@ -74,6 +74,7 @@ def run(options, *, across_batch=None, stop=None, keep=False, backend=None):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     sys.path.append(str(Path(__file__).parent))
     for each in json.loads(sys.argv[1]):
         run(**each)

@@ -5,6 +5,7 @@ A run in one process goes through the same code, where all of this does nothing.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import re
@@ -75,10 +76,19 @@ def open_accelerator(precision: str, *, cpu: bool = False) -> tuple[Accelerator,
     except InputError as error:
         error.told_elsewhere = launcher.number() > 0  # the options are the same everywhere
         raise
+    if started > 1:
+        atexit.unregister(_leave)
+        atexit.register(_leave)
     mixed = "no" if precision == "fp32" else precision
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
         AcceleratorState._reset_state()  # Accelerate has one precision per process, which runs may share
     return Accelerator(cpu=cpu, mixed_precision=mixed), precision
+
+
+def _leave() -> None:
+    """Let go of the other processes: a group that outlives Python may abort the process in its last moment."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @dataclass
