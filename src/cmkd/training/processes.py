@@ -86,7 +86,7 @@ def open_accelerator(precision: str, *, cpu: bool = False) -> tuple[Accelerator,
 
 
 def _leave() -> None:
-    """Let go of the other processes: a group that outlives Python may abort the process in its last moment."""
+    """Let go of the other processes: a group that outlives Python may abort the process at its end."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
