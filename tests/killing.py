@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -24,7 +25,9 @@ def begin(words):
     if child == 0:
         try:
             os._exit(main(words))
-        finally:
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
             os._exit(70)  # an exception must not return into the parent's code
     return child
 

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,15 @@ def network(width, seed):
         return nn.Sequential(
             nn.Linear(8, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(width, 10)
         )
+
+
+@pytest.fixture(autouse=True)
+def _own_environment():
+    """Lightning leaves its place among the processes there, which later tests would take for theirs."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture
