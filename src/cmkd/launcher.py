@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 
 def world_size() -> int:
@@ -13,3 +15,19 @@ def world_size() -> int:
 def number(variable: str = "RANK") -> int:
     """Return one of the numbers of this process, `RANK` or `LOCAL_RANK`; 0 if there is but one process."""
     return int(os.environ.get(variable, "0")) if world_size() > 1 else 0
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Hide a place among processes that another library has left in the environment.
+
+    Lightning, for one, leaves `LOCAL_RANK` there even if it ran in one process. Accelerate would take it for
+    the word of a launcher, and look for processes that nobody has started. Where a launcher has started
+    several, which is what `WORLD_SIZE` says, nothing is hidden.
+    """
+    left = os.environ.pop("LOCAL_RANK", None) if world_size() == 1 else None
+    try:
+        yield
+    finally:
+        if left is not None:
+            os.environ["LOCAL_RANK"] = left

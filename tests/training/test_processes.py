@@ -13,12 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from cmkd.cli import main
+from cmkd.errors import InputError
 from cmkd.models import read_state_dict
 from cmkd.training import DistillConfig, distill
 from cmkd.training.meters import Meters
-from cmkd.training.processes import Processes, random_seed
+from cmkd.training.processes import Processes, open_accelerator, random_seed
 
 TESTS = Path(__file__).parents[1]
 LIMIT = 240
@@ -297,6 +299,34 @@ def test_a_port_in_use(tmp_path):
     assert first.returncode == 2
     assert f"process 0 of 2 cannot meet the others at 127.0.0.1:{port}" in errors
     assert "Traceback" not in errors
+
+
+@pytest.fixture
+def unopened(monkeypatch):
+    """A process that has not opened its device yet, and that no launcher has started."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield monkeypatch
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("place", ["0", "3"])
+def test_a_place_that_another_library_left_is_none(unopened, place):
+    """As Lightning leaves it: without the number of processes and where they meet."""
+    unopened.setenv("LOCAL_RANK", place)
+    accelerator, precision = open_accelerator("fp32", cpu=True)
+    assert (accelerator.num_processes, accelerator.process_index, precision) == (1, 0, "fp32")
+    assert os.environ["LOCAL_RANK"] == place, "it is the other library's"
+
+
+def test_mpi_without_a_place_to_meet(unopened):
+    unopened.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
+        unopened.setenv(name, "")  # restored in the end: Accelerate fills them in
+        unopened.delenv(name)
+    with pytest.raises(InputError, match=r"OMPI_COMM_WORLD_SIZE=2 .*accelerate launch"):
+        open_accelerator("fp32", cpu=True)
 
 
 class TwoProcesses(Processes):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from accelerate.state import PartialState
 from torch import Tensor, nn
 
 from cmkd import models
@@ -28,6 +27,7 @@ from cmkd.training import environment
 from cmkd.training.caching import autocast
 from cmkd.training.config import RunConfig
 from cmkd.training.images import load_images
+from cmkd.training.processes import process_state
 
 _STEPS = 3  # the median leaves the first one out, which warms up
 _CPU_BATCH = 32
@@ -107,7 +107,7 @@ class _Costs:
         self._spec = plan.spec
         known = {each.name for each in fields(RunConfig)}
         self._config = RunConfig(**{key: value for key, value in plan.spec.options.items() if key in known})
-        self._device = PartialState(cpu=self._config.cpu).device
+        self._device = process_state(cpu=self._config.cpu).device
         self._precision = environment.arithmetic(self._config.precision, self._device)
         self._networks: dict[str, nn.Module] = {}
         self._timed: dict[tuple[str, bool], float] = {}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import PartialState
 from torch import Tensor
 
 from cmkd import launcher
@@ -23,6 +22,7 @@ from cmkd.training import environment
 from cmkd.training.cache_config import CacheConfig
 from cmkd.training.config import DistillConfig
 from cmkd.training.images import load_images
+from cmkd.training.processes import process_state
 
 
 def cache(
@@ -149,7 +149,7 @@ def _process(cpu: bool) -> tuple[int, int, torch.device]:
     """Return number and count of the processes, and this one's device; they never talk to each other."""
     world_size = launcher.world_size()
     if world_size == 1:
-        return 0, 1, PartialState(cpu=cpu).device
+        return 0, 1, process_state(cpu=cpu).device
     device = torch.device("cpu")
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is not None and torch.accelerator.is_available() and not cpu:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate.state import PartialState
 from torch import nn
 
 from cmkd import data as datasets
@@ -23,6 +22,7 @@ from cmkd.files import write_atomic
 from cmkd.teachers import EnsembleTeacher, LiveTeacher, TeacherReport, open_teachers
 from cmkd.teachers.opening import load_run_network, run_folder
 from cmkd.training import environment
+from cmkd.training.processes import process_state
 from cmkd.training.run_folder import RunFolder
 
 #: Where the measurements of a run are kept.
@@ -68,7 +68,7 @@ def evaluate(
     path = Path(run)
     target = Path(out) if out is not None else path / STORED
     _require_writable(target)  # before minutes of measuring, not after
-    opened = _open(path, part, data_root, torch.device(PartialState(cpu=cpu).device))
+    opened = _open(path, part, data_root, torch.device(process_state(cpu=cpu).device))
     network, data = opened.network, opened.data
     networks: dict[str, Any] = {"student": on_images(network)}
     if opened.teacher is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import os
 import re
 import socket
@@ -38,6 +39,12 @@ def random_seed(seed: int, rank: int) -> int:
     return (seed + rank * 0x9E3779B1) % 2**32  # the golden ratio: far from any other run's small number
 
 
+def process_state(*, cpu: bool = False) -> PartialState:
+    """Return Accelerate's idea of this process, its device and the others, who are met if need be."""
+    with launcher.alone():
+        return PartialState(cpu=cpu)
+
+
 def open_accelerator(precision: str, *, cpu: bool = False) -> tuple[Accelerator, str]:
     """Meet the other processes, if a launcher started several, and choose device and arithmetic.
 
@@ -55,10 +62,10 @@ def open_accelerator(precision: str, *, cpu: bool = False) -> tuple[Accelerator,
     if started > 1 and not torch.accelerator.is_available():
         cpu = True  # Accelerate has to be told, or each process would take itself for the only one
     try:
-        state = PartialState(cpu=cpu)
+        state = process_state(cpu=cpu)
     except (RuntimeError, ValueError) as error:
         if started == 1:
-            raise
+            raise _of_mpi(error) from error
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise InputError(
             f"process {launcher.number()} of {started} cannot meet the others at {where}: "
@@ -76,19 +83,35 @@ def open_accelerator(precision: str, *, cpu: bool = False) -> tuple[Accelerator,
     except InputError as error:
         error.told_elsewhere = launcher.number() > 0  # the options are the same everywhere
         raise
-    if started > 1:
-        atexit.unregister(_leave)
-        atexit.register(_leave)
+    atexit.unregister(_leave)
+    atexit.register(_leave)
     mixed = "no" if precision == "fp32" else precision
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
         AcceleratorState._reset_state()  # Accelerate has one precision per process, which runs may share
     return Accelerator(cpu=cpu, mixed_precision=mixed), precision
 
 
+def _of_mpi(error: Exception) -> Exception:
+    """Return what to raise where this process was alone and its device failed to open all the same."""
+    named = [name for name in _MPI_SIZES if name in os.environ]
+    if not named:
+        return error
+    return InputError(
+        f"{named[0]}={os.environ[named[0]]} says that MPI started several processes, and they cannot meet: "
+        f"{_first_line(error)}. Start them with `accelerate launch`; for one process unset {named[0]}."
+    )
+
+
 def _leave() -> None:
-    """Let go of the other processes: a group that outlives Python may abort the process at its end."""
+    """End the threads that talk to the other processes while there still is a Python that they can ask.
+
+    Such a thread may hold the last reference to a tensor. If it lets go of it after Python has ended, the
+    process aborts. The threads end with their group, and the group with the last reference to it.
+    """
+    _talk.cache_clear()
     if dist.is_initialized():
         dist.destroy_process_group()
+    gc.collect()  # the networks of a run hold groups, and are in cycles
 
 
 @dataclass
@@ -116,8 +139,11 @@ class Processes:
         self.rank = accelerator.process_index
         self.count = accelerator.num_processes
         self.is_main = self.rank == 0
-        self._group = None if self.count == 1 else _talk(dist.group.WORLD)
         self._ballot: _Ballot | None = None
+
+    @property
+    def _group(self) -> dist.ProcessGroup:
+        return _talk(dist.group.WORLD)
 
     def share(self, value: T) -> list[T]:
         """Return everyone's value, in the order of the processes."""
@@ -277,6 +303,9 @@ def _talk(world: object) -> dist.ProcessGroup:
     assert isinstance(group, dist.ProcessGroup), "every process is in it"
     return group
 
+
+#: Where Accelerate looks for the number of processes on a CPU, beside `WORLD_SIZE`.
+_MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 #: What PyTorch's back ends write when the other side of a connection is gone.
 _LOST = re.compile(
