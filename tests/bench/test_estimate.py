@@ -94,7 +94,7 @@ def test_what_a_terminal_shows(tmp_path, caplog):
     (tmp_path / "grid" / first / "metrics.jsonl").write_text('{"epoch": 1}\n')
     schedule = Schedule(plan, folder)
     schedule.begin(plan.jobs[first])
-    schedule._fail(plan.jobs[second], 2, "no luck")
+    schedule.fail(plan.jobs[second], "no luck")
     console = Console(file=io.StringIO(), force_terminal=True, width=150, color_system=None)
     display = Display(schedule, 1, console)
     display.console.print(display.drawn())

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -240,6 +241,61 @@ def test_a_file_that_grew_adds_cells_and_one_that_changed_is_refused(bench, tmp_
     grown["methods"]["KD"]["loss"] = {"temperature": 9}
     with pytest.raises(InputError, match=r"KD/seed0.*temperature"):
         bench(grown)
+
+
+def test_trials_of_other_options_are_refused_before_anything_is_said_of_them(bench, tmp_path):
+    grid = with_(seeds=[0], methods={"KD": {}})
+    grid["tuning"] = {"options": {"epochs": 1}, "trials": {"KD": [{"lr": 0.1}]}}
+    bench(grid)
+    before = (tmp_path / "grid/tuned.json").read_bytes()
+    grid["tuning"]["trials"]["KD"] = [{"lr": 0.2}]
+    with pytest.raises(InputError, match=r"trial0-seed100 holds a run.*lr: there 0\.1, now 0\.2"):
+        bench(grid)
+    assert (tmp_path / "grid/tuned.json").read_bytes() == before
+
+
+def test_a_finished_cell_does_not_stand_for_options_that_added_trials_chose(bench, tmp_path):
+    grid = with_(seeds=[0], methods={"CE": {}, "KD": {}})
+    grid["tuning"] = {"options": {"epochs": 1}, "trials": {"KD": [{"lr": 1e-8}]}}
+    bench(grid)
+    grid["tuning"] = {"options": {"epochs": 1}, "trials": {"KD": [{"lr": 1e-8}, {"lr": 0.1, "epochs": 20}]}}
+    outcome, _ = bench(grid)
+    chosen = read(tmp_path / "grid/tuned.json")["methods"]["KD"]["options"]
+    assert chosen == {"lr": 0.1, "epochs": 20}
+    assert outcome.finished == 1
+    assert "lr: there 1e-08, now 0.1" in outcome.failures[cell("KD", 0)]["error"]
+    with pytest.raises(InputError, match=r"KD/seed0 holds a run.*lr: there 1e-08, now 0\.1"):
+        bench(grid)
+
+
+def test_another_cache_is_no_cache_of_the_grid(bench, tmp_path):
+    grid = with_(seeds=[0], methods={"KD": {}}, cache={"views": 2})
+    bench(grid)
+    for views in (1, 3):
+        with pytest.raises(InputError, match=rf"KD/seed0 holds a run.*views: there 2, now {views}"):
+            bench({**grid, "cache": {"views": views}})
+    with pytest.raises(InputError, match=r"caches/big holds logits in float16, the grid's file says float32"):
+        bench({**grid, "cache": {"views": 2, "dtype": "float32"}})
+
+
+def test_fewer_views_than_the_cache_has_are_those_of_the_file(bench, tmp_path):
+    grid = with_(seeds=[0], methods={"KD": {}}, cache={"views": 2})
+    bench(grid)
+    shutil.rmtree(tmp_path / "grid/cells")
+    outcome, started = bench({**grid, "cache": {"views": 1}})
+    assert (outcome.finished, started) == (1, [cell("KD", 0)])
+    assert yaml.safe_load((tmp_path / "grid" / cell("KD", 0) / "config.yaml").read_text())["views"] == 1
+
+
+@pytest.mark.parametrize("place", ["jobs", "logs"])
+def test_jobs_that_cannot_be_written_down_fail(bench, tmp_path, place):
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid/spec.yaml").write_text("of an earlier call")
+    (tmp_path / f"grid/{place}").write_text("where a folder should be")
+    outcome, _ = bench(with_(seeds=[0], methods={"CE": {}}))
+    assert outcome.finished == 0
+    assert set(outcome.failures) == {"teachers/big", cell("CE", 0)}
+    assert place in outcome.failures["teachers/big"]["error"]
 
 
 def test_a_second_one_is_kept_out(bench, tmp_path):

@@ -23,6 +23,7 @@ from cmkd.errors import InputError
 from cmkd.files import held, write_atomic
 from cmkd.teachers.cache_format import MANIFEST, read_manifest
 from cmkd.training.building import build_objective
+from cmkd.training.cache_config import CacheConfig
 from cmkd.training.config import DistillConfig
 from cmkd.training.run_folder import RunFolder
 
@@ -103,17 +104,36 @@ class GridFolder:
         Raises:
             InputError: The run folder belongs to other options; the message names both values.
         """
+        if job.kind == "cache":
+            self._refuse_other_type(job)
+            return
         run = self.run(job)
-        if job.kind == "cache" or not (run.path / "config.yaml").exists():
-            return  # a cache is compared by the runs that read it
+        if not (run.path / "config.yaml").exists():
+            return
         config = job.config()
         if isinstance(config, DistillConfig):
             config, _ = build_objective(config)
-        identity = config.identity()
-        stored = run.read_config()
-        if job.options.get("cache") is not None:
-            identity["views"] = stored.get("views")  # decided by the cache
-        run.refuse_other_options(identity)
+        run.refuse_other_options(config.identity())
+
+    def changed(self, job: Job) -> bool:
+        """Whether `refuse_changed` refuses a job."""
+        try:
+            self.refuse_changed(job)
+        except InputError:
+            return True
+        return False
+
+    def _refuse_other_type(self, job: Job) -> None:
+        """Refuse a cache in another type: all else that it depends on is compared by the runs that read it."""
+        folder = self.path / job.name
+        if not (folder / MANIFEST).exists():
+            return
+        stored, wanted = read_manifest(folder).dtype.name, job.options.get("dtype", CacheConfig.dtype)
+        if stored != wanted:
+            raise InputError(
+                f"{folder} holds logits in {stored}, the grid's file says {wanted}. Give another --out, or "
+                f"`cache: {{dtype: {stored}}}` to go on with it."
+            )
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the content of one of the grid's JSON files; an empty dictionary if there is none."""

@@ -189,9 +189,8 @@ def _run(
         options = merged(*layers, tuning.options, tuning.trials[method][trial])
         options["test"] = "never"
     if spec.cache is not None:
-        if compares_features(options):  # which a cache has not: the teacher itself, on the same pixels
-            options["views"] = spec.cache["views"]
-        else:
+        options["views"] = spec.cache["views"]  # also if an earlier file had the cache hold more
+        if not compares_features(options):  # which a cache has not: the teacher itself, on the same pixels
             needs.append(_cache(pair.teacher))
             options["cache"] = f"{out}/{_cache(pair.teacher)}"
     told = {**_teacher(spec, out, pair.teacher), "student": pair.student, **options, "seed": seed}

@@ -108,11 +108,11 @@ def run(schedule: Schedule, runner: Runner) -> None:
                 if (job := schedule.next()) is None:
                     break
                 try:
-                    words = schedule.begin(job)
-                except InputError as error:
+                    runner.start(Task(job.name, schedule.begin(job), schedule.folder.log(job.name)))
+                except (InputError, OSError) as error:  # no room for its log, say
+                    schedule.fail(job, str(error))
                     display.failed(job, str(error))
                     continue
-                runner.start(Task(job.name, words, schedule.folder.log(job.name)))
                 display.began(job)
             if stop_requested.is_set():
                 logger.info("stopping; the runs at work keep their state")

@@ -46,8 +46,11 @@ class Schedule:
             for name, failure in earlier.items()
             if self.stages.get(name) == "waiting" and failure["attempts"]
         }
+        for job in plan.jobs.values():
+            if job.kind != "cell":  # before `tuned.json` says that trials were of other options
+                folder.refuse_changed(job)
         self._tune()
-        for job in self.plan.jobs.values():
+        for job in self.plan.of("cell"):
             if self.plan.decided(job):
                 folder.refuse_changed(job)
 
@@ -63,17 +66,14 @@ class Schedule:
         """Note that a job begins; return the words after `cmkd` that run it.
 
         Raises:
-            InputError: Its run was begun with other options; it is noted as failed.
+            InputError: Its run was begun with other options, or its file cannot be written; see `fail`.
         """
         self._attempts[job.name] = self._attempts.get(job.name, 0) + 1
         self.failures.pop(job.name, None)
-        try:
-            self.folder.refuse_changed(job)  # tuning may have chosen others since
-        except InputError as error:
-            self._fail(job, 2, str(error))
-            raise
+        self.folder.refuse_changed(job)  # tuning may have chosen others since
+        words = self.folder.keep_job(job)
         self.stages[job.name] = "running"
-        return self.folder.keep_job(job)
+        return words
 
     def end(self, name: str, status: int) -> str:
         """Note that a job has ended.
@@ -95,16 +95,29 @@ class Schedule:
         error = last_error(self.folder.log(name))
         if status < 0:
             error = f"killed by signal {-status}" + (f", after: {error}" if error else "")
-        self._fail(job, status, error or "it ended without a word")
+        self.fail(job, error or "it ended without a word", status)
         return str(self.failures[name]["error"])
 
     def _tune(self) -> None:
         """Give cells the options that the finished trials chose."""
         tuned = choose(self.plan, self.folder)
-        if tuned != self.plan.tuned:
-            self.plan = expand(self.plan.spec, self.out, tuned)
+        if tuned == self.plan.tuned:
+            return
+        decided = tuned.keys() - self.plan.tuned.keys()
+        self.plan = expand(self.plan.spec, self.out, tuned)
+        for cell in self.plan.of("cell"):
+            # Trials that were added may have chosen others than those of cells from before.
+            if cell.labels["method"] in decided and self.folder.changed(cell):
+                self.stages[cell.name] = "waiting"  # to be refused when it begins
 
-    def _fail(self, job: Job, status: int, error: str) -> None:
+    def fail(self, job: Job, error: str, status: int = 2) -> None:
+        """Note that a job has failed, and what it blocks.
+
+        Args:
+            job: The job.
+            error: Why, in a line.
+            status: Its exit status, or that of a command with input that cannot be used.
+        """
         self.stages[job.name] = "failed"
         log = self.folder.log(job.name)
         self.failures[job.name] = {
