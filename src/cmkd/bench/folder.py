@@ -124,7 +124,7 @@ class GridFolder:
         return False
 
     def _refuse_other_type(self, job: Job) -> None:
-        """Refuse a cache in another type: all else that it depends on is compared by the runs that read it."""
+        """Refuse a cache in another type; what else it depends on is compared by the runs that read it."""
         folder = self.path / job.name
         if not (folder / MANIFEST).exists():
             return

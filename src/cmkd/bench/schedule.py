@@ -9,7 +9,6 @@ from typing import Any, Literal
 from cmkd.bench.folder import GridFolder
 from cmkd.bench.plan import Job, Plan, expand
 from cmkd.bench.tuning import choose
-from cmkd.errors import InputError
 
 Stage = Literal["waiting", "running", "finished", "failed", "blocked"]
 
