@@ -20,6 +20,9 @@ def print_evaluation(found: dict[str, Any], title: str) -> None:
     networks: list[str] = [name for name in ("student", "teacher") if name in found]
     print_table([title, *networks], _scores(found, networks))
     print("In [ ]: 95 % confidence intervals (Wilson).")
+    if "teacher" in networks and (seen := found["setting"]["teacher"]["trained_on"]) != 0:
+        how_many = "nobody knows how many" if seen is None else f"{seen:,}"
+        print(f"The teacher was trained on {how_many} of these images, where it is better than elsewhere.")
     _print_classes(found, networks)
     if "fidelity" in found:
         _print_fidelity(found["fidelity"])
@@ -37,14 +40,11 @@ def _scores(found: dict[str, Any], networks: list[str]) -> list[list[str]]:
         rows.append(["top 5", *(_share(accuracy[name]["top5"]) for name in networks)])
     for key, heading in (("nll", "NLL"), ("ece", "ECE"), ("brier", "Brier")):
         rows.append([heading, *(f"{calibration[name][key]:.3f}" for name in networks)])
-    if "scaled" in calibration["student"]:
-        scaled = {name: calibration[name]["scaled"] for name in networks}
-        limit = {name: " (at the limit)" if scaled[name]["at_limit"] else "" for name in networks}
-        rows.append(
-            ["temperature", *(f"{scaled[name]['temperature']:.3f}{limit[name]}" for name in networks)]
-        )
+    scaled = [calibration[name].get("scaled") for name in networks]
+    if any(scaled):
+        rows.append(["temperature", *(_temperature(each) if each else "" for each in scaled)])
         for key, heading in (("nll", "NLL"), ("ece", "ECE"), ("brier", "Brier")):
-            rows.append([f"{heading}, scaled", *(f"{scaled[name][key]:.3f}" for name in networks)])
+            rows.append([f"{heading}, scaled", *(f"{each[key]:.3f}" if each else "" for each in scaled)])
     if "fidelity" in found:
         rest = [""] * (len(networks) - 1)
         student = found["student"]
@@ -58,6 +58,10 @@ def _scores(found: dict[str, Any], networks: list[str]) -> list[list[str]]:
         wrong = accuracy["mistakes"]
         rows.append(["wrong, the other one right", *(_share(wrong[f"{name}_only"]) for name in networks)])
     return rows
+
+
+def _temperature(scaled: dict[str, Any]) -> str:
+    return f"{scaled['temperature']:.3f}{' (at the limit)' if scaled['at_limit'] else ''}"
 
 
 def _print_classes(found: dict[str, Any], networks: list[str]) -> None:

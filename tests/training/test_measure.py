@@ -8,9 +8,13 @@ import torch
 from PIL import Image
 
 from cmkd.cli import main
+from cmkd.data import split
 from cmkd.errors import InputError
 from cmkd.evaluation import cost
+from cmkd.evaluation.calibration import fit_temperature
+from cmkd.teachers.opening import load_run_network
 from cmkd.training import DistillConfig, RunFolder, TrainConfig, distill, evaluate, train
+from tests.bench.in_process import known, squares
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 
@@ -165,6 +169,73 @@ def test_what_cannot_be_leaves_nothing_behind(runs, tmp_path, capsys):
     assert sorted(entry.name for entry in (tmp_path / "student").iterdir()) == before
     with pytest.raises(InputError, match="no finished run"):
         evaluate(tmp_path)
+
+
+@pytest.fixture
+def overfitted(tmp_path, monkeypatch):
+    """A student of seed 0 and its teacher of seed 1, which knows its training images by heart."""
+    known(monkeypatch)
+    common = {"data": "squares", "batch_size": 24, "validation": 0.25, "cpu": True}
+    train(
+        TrainConfig(
+            model="tiny_networks:student",
+            seed=1,
+            epochs=60,
+            augment="none",
+            out=str(tmp_path / "teacher"),
+            **common,
+        ),
+        progress=False,
+    )
+    distill(
+        DistillConfig(
+            teacher=str(tmp_path / "teacher"),
+            student="tiny_networks:student",
+            epochs=1,
+            out=str(tmp_path / "student"),
+            **common,
+        ),
+        progress=False,
+    )
+    return tmp_path
+
+
+def test_the_teachers_temperature_is_fitted_on_what_it_has_not_seen(overfitted):
+    found = evaluate(overfitted / "student", cpu=True)
+    data = squares()
+    logits = load_run_network(overfitted / "teacher")[0](
+        ((data.train.images / 255 - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
+    )
+    own, others = (split(data.train.targets, 0.25, seed)[1] for seed in (1, 0))
+    temperature = fit_temperature(logits[own].detach(), data.train.targets[own])[0]
+    assert found["calibration"]["teacher"]["scaled"]["temperature"] == pytest.approx(temperature, rel=1e-3)
+    assert found["calibration"]["teacher"]["scaled"]["fitted_on"] == 24
+    # That it matters: on images of which it has seen most, it seems to know how sure it may be.
+    assert fit_temperature(logits[others].detach(), data.train.targets[others])[0] < 0.8 * temperature
+    assert found["setting"]["teacher"]["trained_on"] == 0
+
+
+def test_what_the_teacher_was_trained_on_is_said(overfitted, capsys):
+    found = evaluate(overfitted / "student", part="validation", cpu=True)
+    own, others = (set(split(squares().train.targets, 0.25, seed)[1].tolist()) for seed in (1, 0))
+    assert found["setting"]["teacher"]["trained_on"] == len(others - own) > 0
+    assert main(["evaluate", str(overfitted / "student"), "--part", "validation"]) == 0
+    assert f"The teacher was trained on {len(others - own)} of these images" in capsys.readouterr().out
+
+
+def test_a_teacher_of_unknown_training_has_no_temperature(overfitted, capsys):
+    (overfitted / "teacher/config.yaml").unlink()
+    assert main(["evaluate", str(overfitted / "student"), "--cpu", "true"]) == 0
+    assert "teacher_temperature: which of these images" in " ".join(capsys.readouterr().out.split())
+    found = json.loads((overfitted / "student/evaluation.json").read_text())["calibration"]
+    assert ("scaled" in found["student"], "scaled" in found["teacher"]) == (True, False)
+
+
+def test_other_classes_in_the_same_number_are_refused(overfitted):
+    card = json.loads((overfitted / "student/model.json").read_text())
+    (overfitted / "student/model.json").write_text(json.dumps({**card, "classes": list("abdc")}))
+    with pytest.raises(InputError, match=r"class 2 was 'd' when .* was trained, and is 'c' in squares now"):
+        evaluate(overfitted / "student")
 
 
 def test_nothing_of_the_measuring_is_random(runs, tmp_path):

@@ -14,9 +14,6 @@ from cmkd.evaluation.classes import accuracy, mistakes
 from cmkd.evaluation.following import following
 from cmkd.evaluation.metrics import evaluate_logits
 
-#: Logits by network, and the targets.
-Answers = tuple[dict[str, Tensor], Tensor]
-
 
 @torch.no_grad()
 def collect_all(
@@ -46,7 +43,7 @@ def sections(
     teacher_logits: Tensor | None,
     targets: Tensor,
     indices: Tensor,
-    validation: Answers | None,
+    validation: Mapping[str, tuple[Tensor, Tensor]],
     missing: dict[str, str],
 ) -> dict[str, Any]:
     """Measure what logits tell.
@@ -56,7 +53,8 @@ def sections(
         teacher_logits: Teacher logits `(N, C)` for the same images, if there is a teacher.
         targets: Class indices `(N,)`.
         indices: Index of every image in its data set, `(N,)`.
-        validation: Logits by network and targets of other images, to fit temperatures on.
+        validation: By network, where there are any: its logits and the targets of images that it was neither
+            trained on nor is measured on, to fit its temperature.
         missing: What is left out, and why; more is added to it.
 
     Returns:
@@ -76,15 +74,17 @@ def sections(
     if teacher_logits is not None:
         found["accuracy"]["mistakes"] = mistakes(logits, teacher_logits, targets, indices)
         found["fidelity"] = following(logits, teacher_logits, targets)
-    found["calibration"] = {name: _calibrated(name, each, targets, validation) for name, each in said.items()}
+    found["calibration"] = {
+        name: _calibrated(each, targets, validation.get(name)) for name, each in said.items()
+    }
     return found
 
 
-def _calibrated(name: str, logits: Tensor, targets: Tensor, validation: Answers | None) -> dict[str, Any]:
+def _calibrated(logits: Tensor, targets: Tensor, validation: tuple[Tensor, Tensor] | None) -> dict[str, Any]:
     found = calibration(logits, targets)
     if validation is not None:
         held_out, classes = validation
-        temperature, at_limit = fit_temperature(held_out[name], classes)
+        temperature, at_limit = fit_temperature(held_out, classes)
         found["scaled"] = {
             "temperature": temperature,
             "at_limit": at_limit,

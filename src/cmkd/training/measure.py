@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
+from cmkd.data import Batch, Loader
 from cmkd.errors import InputError
 from cmkd.evaluation import collect_all, on_images, sections
 from cmkd.evaluation.cost import cost, summed
@@ -70,12 +72,14 @@ def evaluate(
         networks["teacher"] = opened.teacher
     logits, targets, indices = collect_all(networks, opened.loader.epoch(0))
     teacher_logits = logits.get("teacher")
-    fitted = None
-    if opened.validation is not None:
-        fitted = collect_all(networks, opened.validation.epoch(0))[:2]
+    fitted = {
+        name: _answers(name, networks[name], loader)
+        for name, loader in (("student", opened.validation), ("teacher", opened.teacher_validation))
+        if name in networks and loader is not None
+    }
     missing = opened.missing
     found: dict[str, Any] = {
-        "setting": _setting(opened, part, len(targets), seed),
+        "setting": _setting(opened, part, indices, seed),
         "classes": list(data.classes),
         **sections(logits["student"], teacher_logits, targets, indices, fitted, missing),
     }
@@ -89,15 +93,27 @@ def evaluate(
     return found
 
 
-def _setting(opened: OpenedRun, part: str, images: int, seed: int) -> dict[str, Any]:
+def _answers(name: str, network: Callable[[Batch], Tensor], loader: Loader) -> tuple[Tensor, Tensor]:
+    """Return the logits of one network, and the targets."""
+    logits, targets, _ = collect_all({name: network}, loader.epoch(0))
+    return logits[name], targets
+
+
+def _setting(opened: OpenedRun, part: str, indices: Tensor, seed: int) -> dict[str, Any]:
     config, report = opened.config, opened.report
+    seen: int | None = 0
+    if part == "validation":
+        unseen = opened.unseen
+        seen = None if unseen is None else int((~torch.isin(indices.cpu(), unseen)).sum())
     return {
         "data": config["data"],
         "part": part,
-        "images": images,
+        "images": len(indices),
         "num_classes": opened.data.num_classes,
         "student": opened.name,
-        "teacher": None if report is None else {"network": report.network, "sha256": report.sha256},
+        "teacher": None
+        if report is None
+        else {"network": report.network, "sha256": report.sha256, "trained_on": seen},
         "run_seed": config["seed"],
         "label_noise": config.get("label_noise"),
         "seed": seed,

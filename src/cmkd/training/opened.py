@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cmkd import data as datasets
 from cmkd.data import ImageData, Loader
 from cmkd.errors import InputError
 from cmkd.teachers import EnsembleTeacher, LiveTeacher, TeacherReport, open_teachers
-from cmkd.teachers.opening import load_run_network
+from cmkd.teachers.opening import load_run_network, run_folder
 from cmkd.training.run_folder import RunFolder
 
 
@@ -30,6 +30,8 @@ class OpenedRun:
         device: Where its networks run.
         loader: The images to measure on, not augmented.
         validation: What the run held out, unless that is measured.
+        unseen: Training images that the teacher was not trained on, sorted; None if that is not known.
+        teacher_validation: Those, unless the part that the run held out is measured.
         teacher: Its teacher, if it is at hand.
         report: What is known of the teacher.
         missing: What is not there, and why.
@@ -42,6 +44,8 @@ class OpenedRun:
     device: torch.device
     loader: Loader
     validation: Loader | None
+    unseen: Tensor | None
+    teacher_validation: Loader | None
     teacher: LiveTeacher | EnsembleTeacher | None
     report: TeacherReport | None
     missing: dict[str, str]
@@ -73,6 +77,12 @@ def open_run(path: Path, part: str, data_root: str | None, device: torch.device)
     )
     if data.num_classes != card["num_classes"]:
         raise InputError(f"{path} has {card['num_classes']} classes, its data now {data.num_classes}.")
+    for index, (then, now) in enumerate(zip(card.get("classes", data.classes), data.classes, strict=True)):
+        if then != now:
+            raise InputError(
+                f"class {index} was {then!r} when {path} was trained, and is {now!r} in {data.name} now; "
+                "give the data as they were, by --data_root if they lie elsewhere."
+            )
     if part == "validation" and not config["validation"]:
         raise InputError(f"{path} held no validation part out; take --part test.")
     common: dict[str, Any] = {
@@ -94,6 +104,7 @@ def open_run(path: Path, part: str, data_root: str | None, device: torch.device)
         assert held_out is not None
         missing["temperature"] = "a temperature would be fitted on the images that are measured here"
     teacher, report = _open_teacher(folder, config, data, device, missing)
+    unseen = None if teacher is None else _unseen(config, data, missing)
     return OpenedRun(
         config=config,
         network=network.to(device).to(memory_format=torch.channels_last),
@@ -102,6 +113,10 @@ def open_run(path: Path, part: str, data_root: str | None, device: torch.device)
         device=device,
         loader=held_out if part == "validation" and held_out else Loader(data.test, **common),
         validation=held_out if part == "test" else None,
+        unseen=unseen,
+        teacher_validation=Loader(data.train, indices=unseen, **common)
+        if part == "test" and unseen is not None and len(unseen)
+        else None,
         teacher=teacher,
         report=report,
         missing=missing,
@@ -137,3 +152,23 @@ def _open_teacher(
         return None, None
     folder.refuse_other_teacher(report.source, report.sha256)
     return teacher, report
+
+
+def _unseen(config: Mapping[str, Any], data: ImageData, missing: dict[str, str]) -> Tensor | None:
+    """Return the images that all networks of the teacher held out; why there are none, say in `missing`."""
+    names = [config["teacher"]] if isinstance(config["teacher"], str) else config["teacher"]
+    kept = torch.zeros(len(data.train), dtype=torch.bool)
+    for name in names:
+        folder = RunFolder(run_folder(name))
+        theirs = folder.read_config() if (folder.path / "config.yaml").exists() else {}
+        if theirs.get("data") != config["data"]:
+            missing["teacher_temperature"] = (
+                f"which of these images the teacher {name} was trained on is not known, and of those it is "
+                "surer than of others"
+            )
+            return None
+        kept[datasets.split(data.train.targets, theirs["validation"], theirs["seed"])[0]] = True
+    unseen = (~kept).nonzero().squeeze(1)
+    if not len(unseen):
+        missing["teacher_temperature"] = "the teacher held no validation part out to fit a temperature on"
+    return unseen
