@@ -80,7 +80,7 @@ def test_black_and_white_images_are_no_trouble(name):
 
 
 def test_noise_is_distributed_as_it_is_said_to_be():
-    flat, indices = torch.full((40, 3, 32, 32), 128, dtype=torch.uint8), torch.arange(40)
+    flat, indices = torch.full((120, 1, 32, 32), 128, dtype=torch.uint8), torch.arange(120)
 
     def values(name, severity):
         return corrupt(flat, indices, name=name, severity=severity).double() / 255

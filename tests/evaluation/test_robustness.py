@@ -105,6 +105,28 @@ def test_counts_are_those_of_the_corrupted_images_one_by_one(channels):
     assert found["clean"]["student"]["count"] >= clean
 
 
+@pytest.mark.parametrize("batch", [10, 24])
+def test_what_is_seen_does_not_depend_on_who_stands_first(batch):
+    """Colours are not lost where the first batch has none, and grey images stay grey beside coloured ones."""
+    data = images()
+    data.test.images[:10] = data.test.images[:10, :1]
+    seen = {}
+
+    def network(batch):
+        for index, image in zip(batch.indices.tolist(), batch.images, strict=True):
+            seen.setdefault(index, []).append(image)
+        return torch.zeros(len(batch.indices), 3)
+
+    options = RobustnessOptions(("gaussian_noise",), (3,), None, 0)
+    pixels = Loader(data.test, mean=data.mean, std=data.std, image_size=8, batch_size=batch, workers=0)
+    assert not robustness({"student": network}, pixels, data, options)["grey"]
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (data.mean, data.std))
+    for index, (clean, noisy) in seen.items():
+        torch.testing.assert_close(clean, (data.test.images[index] / 255 - mean) / std)
+        levels = ((noisy * std + mean) * 255).round()
+        assert bool((levels == levels[:1]).all()) == (index < 10)
+
+
 def test_the_summary_by_hand(monkeypatch):
     """A student that is always wrong and one that is always right, on images of one class."""
     data = images()

@@ -184,14 +184,11 @@ def _count(
     kinds: list[tuple[str | None, int]] = [(None, 0)]
     kinds += [(name, severity) for name in options.corruptions for severity in options.severities]
     hits: dict[tuple[str | None, int], dict[str, Tensor]] = {kind: {} for kind in kinds}
-    images, corrupting, grey = 0, 0.0, False
+    images, corrupting, grey = 0, 0.0, True
     begun = time.perf_counter()
     for number, batch in enumerate(pixels.epoch(0)):
         clean = batch.images.round().to(torch.uint8)
-        if number == 0:
-            grey = bool((clean == clean[:, :1]).all())
-        if grey:
-            clean = clean[:, :1]
+        grey = grey and bool((clean == clean[:, :1]).all())
         images += len(clean)
         for name, severity in kinds:
             start = time.perf_counter()
@@ -200,7 +197,7 @@ def _count(
                 shown = corrupt(clean, batch.indices, name=name, severity=severity, seed=options.seed)
                 _wait(pixels.device)
             corrupting += time.perf_counter() - start
-            normal = (shown.expand(-1, 3, -1, -1) / 255 - mean) / std
+            normal = (shown / 255 - mean) / std
             normal = normal.contiguous(memory_format=torch.channels_last)
             answered = Batch(normal, batch.targets, batch.indices, batch.view, batch.host_indices)
             said = {each: network(answered).argmax(1) for each, network in networks.items()}

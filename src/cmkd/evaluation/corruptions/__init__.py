@@ -40,7 +40,8 @@ def corrupt(images: Tensor, indices: Tensor, *, name: str, severity: int, seed: 
     """Corrupt a batch.
 
     Args:
-        images: uint8 `(B, channels, H, H)` with 1 or 3 channels.
+        images: uint8 `(B, channels, H, H)` with 1 or 3 channels. An image whose three channels are equal is
+            corrupted as one of a single channel, whatever the rest of the batch is.
         indices: Index of every image in its data set, `(B,)` int64, on the images' device.
         name: One of `NAMES`.
         severity: 1 to 5.
@@ -71,6 +72,14 @@ def corrupt(images: Tensor, indices: Tensor, *, name: str, severity: int, seed: 
             f"images are {images.dtype} {tuple(images.shape)}; expected uint8 (B, channels, H, H) with 1 or "
             "3 channels."
         )
+    grey = (images == images[:, :1]).flatten(1).all(1)
+    if images.shape[1] == 3 and grey.any():
+        shown = torch.empty_like(images)
+        how: dict[str, Any] = {"name": name, "severity": severity, "seed": seed}
+        shown[grey] = corrupt(images[grey][:, :1], indices[grey], **how).expand(-1, 3, -1, -1)
+        if not grey.all():
+            shown[~grey] = corrupt(images[~grey], indices[~grey], **how)
+        return shown
     draws = Draws(indices, seed, NAMES.index(name) * len(SEVERITIES) + severity - 1)
     _, table = table_for(images.shape[-1])
     corrupted = _FUNCTIONS[name](images.float() / 255, draws, table[name][severity - 1])
