@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,12 @@ def speed(
     images = torch.zeros(batch, 3, image_size, image_size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     rates = [batch / taken for taken in _times(network, images, 30, 1, seconds)]
-    tenths = statistics.quantiles(rates, n=10)
+    middle, low, high = median_and_tenths(rates)
     return {
         **_latency(single),
-        "images_per_second": statistics.median(rates),
-        "images_per_second_p10": tenths[0],
-        "images_per_second_p90": tenths[-1],
+        "images_per_second": middle,
+        "images_per_second_p10": low,
+        "images_per_second_p90": high,
         "batch": batch,
     }
 
@@ -82,9 +82,9 @@ def cost(
         weights: File with its weights, if there is one.
 
     Returns:
-        `parameters`; `macs`, multiply-accumulate operations for one image, None where they cannot be
-        counted; `weight_bytes`, the size of that file, else of all tensors of the network; `cpu` and, on
-        another device, that device's type: see `speed`.
+        `parameters`; `macs`, multiply-accumulate operations for one image; `weight_bytes`, the size of that
+        file, else of all tensors of the network; `cpu` and, on another device, that device's type: see
+        `speed`.
     """
     state = sum(each.numel() * each.element_size() for each in model.state_dict().values())
     found: dict[str, Any] = {
@@ -120,12 +120,20 @@ def summed(costs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _latency(times: list[float]) -> dict[str, float]:
-    tenths = statistics.quantiles(times, n=10)
-    return {
-        "latency_ms": 1e3 * statistics.median(times),
-        "latency_p10_ms": 1e3 * tenths[0],
-        "latency_p90_ms": 1e3 * tenths[-1],
-    }
+    middle, low, high = median_and_tenths(times)
+    return {"latency_ms": 1e3 * middle, "latency_p10_ms": 1e3 * low, "latency_p90_ms": 1e3 * high}
+
+
+def median_and_tenths(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median, and the 10 and the 90 % percentile of what was measured, at least two values.
+
+    Example:
+        >>> median_and_tenths([1.0, 2.0, 4.0])
+        (2.0, 1.2, 3.6)
+    """
+    # Of the values themselves: by default those of a population, which for few values lie beyond them.
+    tenths = statistics.quantiles(values, n=10, method="inclusive")
+    return statistics.median(values), tenths[0], tenths[-1]
 
 
 def _times(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 
 import torch
 from torch import Tensor
 
+from cmkd.evaluation.cost import median_and_tenths
 from cmkd.export.formats import Format
 from cmkd.export.opening import Model, from_bytes
 
@@ -66,5 +66,4 @@ def milliseconds(model: Model, image: Tensor) -> dict[str, float]:
         start = time.perf_counter()
         model.run(entered)
         times.append(1e3 * (time.perf_counter() - start))
-    tenths = statistics.quantiles(times, n=10)
-    return {"median": statistics.median(times), "p10": tenths[0], "p90": tenths[-1]}
+    return dict(zip(("median", "p10", "p90"), median_and_tenths(times), strict=True))
