@@ -87,6 +87,7 @@ def test_distill_evaluate_and_come_back(run, tmp_path):
         "student.safetensors",
         "model.json",
         "report.html",
+        "README.md",
     } <= {entry.name for entry in kept.iterdir()}
     assert yaml.safe_load((kept / "config.yaml").read_text())["loss"]["alpha"] == 8.0
     assert len((kept / "metrics.jsonl").read_text().splitlines()) == 2
@@ -96,6 +97,7 @@ def test_distill_evaluate_and_come_back(run, tmp_path):
     status, out, err = run("evaluate", "kept")
     assert status == 0, err
     assert f"{result['test']['accuracy']:.2%}" in out
+    assert "95 % confidence interval" in (kept / "README.md").read_text()
 
     # The folder as a configuration: the same run, found finished.
     status, _, err = run("distill", "--config", "kept/config.yaml", "--out", "kept")

@@ -3,6 +3,10 @@
 `from cmkd import CMKDLoss` needs torch and nothing else; everything heavier loads when it is used.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from cmkd import functional, losses
 from cmkd.errors import InputError
 from cmkd.losses import (
@@ -16,6 +20,9 @@ from cmkd.losses import (
     kd_loss,
 )
 
+if TYPE_CHECKING:
+    from cmkd.hub import from_pretrained, push_to_hub
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -28,7 +35,21 @@ __all__ = [
     "cmkd_loss",
     "dist_loss",
     "dkd_loss",
+    "from_pretrained",
     "functional",
     "kd_loss",
     "losses",
+    "push_to_hub",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("from_pretrained", "push_to_hub"):
+        from cmkd import hub
+
+        return getattr(hub, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

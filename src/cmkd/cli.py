@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cmkd.bench.config import BenchConfig
     from cmkd.cli_options import DemoOptions, EvaluateOptions, ReportOptions
     from cmkd.export import ExportConfig, PredictConfig
+    from cmkd.hub import CardConfig, PushConfig
     from cmkd.training import CacheConfig, DistillConfig, TrainConfig
 
 EXIT_NO_READER = 1
@@ -151,6 +152,10 @@ def _evaluate(options: EvaluateOptions) -> None:
     setting = found["setting"]
     print_evaluation(found, f"{options.run}: {setting['part']}, {setting['images']:,} images")
     print(f"written: {options.out or Path(options.run) / 'evaluation.json'}")
+    if options.out is None and (Path(options.run) / "README.md").exists():
+        from cmkd.hub import write_model_card
+
+        write_model_card(options.run)  # it says what was measured
 
 
 def _bench(config: BenchConfig) -> int:
@@ -194,8 +199,28 @@ def _predict(config: PredictConfig) -> int:
     from cmkd.cli_export import print_predictions
     from cmkd.export import predict
 
-    found = predict(config.model, config.images, top=config.top)
+    model: str | Path = config.model
+    if config.model.startswith("hf:"):
+        from cmkd.hub import download
+
+        model = download(config.model)
+    found = predict(model, config.images, top=config.top)
     return 0 if print_predictions(found, as_json=config.json) else EXIT_INPUT_ERROR
+
+
+def _card(config: CardConfig) -> None:
+    from cmkd.hub import write_model_card
+
+    print(f"model card: {write_model_card(config.run, license=config.license)}")
+
+
+def _push(config: PushConfig) -> None:
+    from cmkd.hub import push_to_hub
+
+    address = push_to_hub(
+        config.run, config.repo, private=config.private, license=config.license, message=config.message
+    )
+    print(f"pushed: {address}")
 
 
 def _list(kind: str) -> None:
@@ -213,5 +238,7 @@ VERBS: dict[str, Callable[[Any], int | None]] = {
     "report": _report,
     "export": _export,
     "predict": _predict,
+    "card": _card,
+    "push": _push,
     "list": _list,
 }

@@ -16,6 +16,7 @@ from cmkd.cli_added import added_apart, added_from_arguments, added_from_file, l
 from cmkd.cli_parser import Parser
 from cmkd.errors import InputError
 from cmkd.export.config import ExportConfig, PredictConfig
+from cmkd.hub.config import CardConfig, PushConfig
 from cmkd.training.cache_config import CacheConfig
 from cmkd.training.config import DistillConfig, TrainConfig
 
@@ -155,10 +156,18 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     )
     export.add_class_arguments(ExportConfig, skip={"run", "fold_preprocessing"}, as_group=False)
     parsers["predict"] = predict = Parser(description=_summary(PredictConfig))
-    predict.add_argument("model", help="Run folder, or a file that `cmkd export` wrote.")
+    predict.add_argument("model", help="Run folder, file of `cmkd export`, or hf:USER/NAME.")
     predict.add_argument("images", nargs="+", metavar="image", help="Image files.")
     predict.add_argument("--json", action="store_true", help="Print one JSON list instead of lines.")
     predict.add_class_arguments(PredictConfig, skip={"model", "images", "json"}, as_group=False)
+    parsers["card"] = card = Parser(description=_summary(CardConfig))
+    card.add_argument("run", help="Run folder.")
+    card.add_class_arguments(CardConfig, skip={"run"}, as_group=False)
+    parsers["push"] = push = Parser(description=_summary(PushConfig))
+    push.add_argument("run", help="Run folder.")
+    push.add_argument("repo", help="Where to, as user/name; it is made if need be.")
+    push.add_argument("--private", action="store_true", help="Make it for oneself alone.")
+    push.add_class_arguments(PushConfig, skip={"run", "repo", "private"}, as_group=False)
     parsers["list"] = listing = Parser(description="List what can be named.")
     listing.add_argument("kind", type=Literal["models", "losses", "datasets"], help="What to list.")
     for verb in ("demo", *(verb for verb in parsers if verb != "demo")):
@@ -175,7 +184,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     if verb == "list":
         return verb, options["kind"]
     others = {"evaluate": EvaluateOptions, "bench": BenchConfig, "report": ReportOptions}
-    used = {"export": ExportConfig, "predict": PredictConfig}
+    used = {"export": ExportConfig, "predict": PredictConfig, "card": CardConfig, "push": PushConfig}
     kind = {**configured, "cache": CacheConfig, **others, **used}[verb]
     return verb, kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options})
 

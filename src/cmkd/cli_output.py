@@ -92,7 +92,8 @@ def described(path: str, manifest: Manifest) -> str:
 
 
 def print_result(folder: RunFolder) -> None:
-    """Print what a finished run reached, and write its page."""
+    """Print what a finished run reached, and write its page and its model card."""
+    from cmkd.hub import write_model_card
     from cmkd.report import group_runs, write_report
 
     if launcher.number() > 0:  # the run's files may not even be on its host
@@ -105,7 +106,8 @@ def print_result(folder: RunFolder) -> None:
         part, title = "last_validation", "validation, last epoch"
     print_scores(title, {**result, "student": result.get(part, {})})
     report = write_report(folder.path / "report.html", group_runs([folder.path]), title=folder.path.name)
-    print(f"run folder: {folder.path}\nreport: {report}")
+    card = write_model_card(folder.path)
+    print(f"run folder: {folder.path}\nreport: {report}\nmodel card: {card}")
 
 
 #: Scores as they are shown: name, heading, format.

@@ -51,7 +51,7 @@ class PredictConfig:
     """Say what is on pictures: classes and their probabilities.
 
     Args:
-        model: Run folder, or a file that `cmkd export` wrote.
+        model: Run folder, file that `cmkd export` wrote, or `hf:user/name` on the Hugging Face hub.
         images: Image files.
         top: Number of classes to name.
         json: Print one JSON list instead of lines.

@@ -72,8 +72,10 @@ def shown(value: Any) -> str:
         return ", ".join(f"{key}: {shown(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(shown, value))
-    text = str(value)
-    return str(Path("…", *Path(text).parts[-2:])) if Path(text).is_absolute() else text
+    form, colon, where = str(value).rpartition(":")  # as in `folder:PATH`
+    if not Path(where).is_absolute() or where.startswith("//"):  # a URL
+        return str(value)
+    return f"{form}{colon}{Path('…', *Path(where).parts[-2:])}"
 
 
 def _option(run: Record, name: str) -> str:

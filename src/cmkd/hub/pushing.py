@@ -1,0 +1,102 @@
+"""A run on the hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cmkd import __version__
+from cmkd.errors import InputError
+from cmkd.export.card import Card
+from cmkd.hub.cards import FILE, figures, write_model_card
+from cmkd.hub.library import is_repository, require_hub, told
+from cmkd.hub.loading import CARD, WEIGHTS
+from cmkd.report.setting import shown
+
+#: What is told of how a network was made, besides its card.
+_RECORDS = ("config.yaml", "environment.json", "teacher.json", "result.json")
+
+
+def push_to_hub(
+    run: str | Path,
+    repo: str,
+    *,
+    private: bool = False,
+    license: str | None = None,
+    message: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Push the network of a finished run to the Hugging Face hub, in one commit.
+
+    What goes there: the weights, `model.json`, the model card (`README.md`, which is written anew unless it
+    is one's own) with its figures, and the run's options, versions, teacher, result and curves. Of absolute
+    paths only the end is told.
+
+    Args:
+        run: Run folder.
+        repo: Where to, `user/name`; it is made if need be.
+        private: Make it for oneself alone; one that exists stays as it is.
+        license: Licence of the network, as the hub names it; by default the one that its card names.
+        message: What the commit says.
+        token: Access token; by default that of `hf auth login`, or of the variable `HF_TOKEN`.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        InputError: The run is not finished, nobody is logged in, or the hub refuses or cannot be reached.
+    """
+    path = Path(run).expanduser()
+    if not is_repository(repo):
+        raise InputError(f"{repo!r} is no name of a repository on the hub; it has to read like user/name.")
+    Card.of_run(path)
+    hub = require_hub()
+    api = hub.HfApi(token=token, library_name="cmkd", library_version=__version__)
+    with told("tell who is logged in to the hub", "Log in with `hf auth login`, or set HF_TOKEN."):
+        api.whoami()
+    write_model_card(path, license=license, repo=repo)
+    operations = [
+        hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
+        for name, content in _contents(path).items()
+    ]
+    with told(
+        f"push {path} to {repo}",
+        "The name before the slash has to be yours or your organisation's, and the token has to allow "
+        "writing. Then repeat the command: a commit is made whole or not at all.",
+    ):
+        api.create_repo(repo, private=private, exist_ok=True)
+        commit = api.create_commit(
+            repo, operations, commit_message=message or f"Add {path.absolute().name}, trained with cmkd"
+        )
+    return str(commit.commit_url)
+
+
+def _contents(path: Path) -> dict[str, bytes | str]:
+    """Return what is pushed: by name its content, or the file that has it."""
+    found: dict[str, bytes | str] = {FILE: str(path / FILE), WEIGHTS: str(path / WEIGHTS)}
+    for name in (CARD, *_RECORDS):
+        if (path / name).is_file():
+            found[name] = _without_places(path / name)
+    others = [path / "metrics.jsonl", *figures(path)]
+    return found | {file.relative_to(path).as_posix(): str(file) for file in others if file.is_file()}
+
+
+def _without_places(file: Path) -> bytes:
+    """Return the content of a JSON or YAML file with the end alone of each absolute path."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".yaml":
+        said = yaml.safe_dump(_shortened(yaml.safe_load(text)), sort_keys=False, allow_unicode=True)
+    else:
+        said = json.dumps(_shortened(json.loads(text)), indent=2, ensure_ascii=False) + "\n"
+    return said.encode("utf-8")
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: each if key == "classes" else _shortened(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_shortened(each) for each in value]
+    return shown(value) if isinstance(value, str) else value
