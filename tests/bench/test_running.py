@@ -13,6 +13,7 @@ import yaml
 
 from cmkd.bench import running
 from cmkd.bench.config import BenchConfig
+from cmkd.bench.reporting.results import read_grid
 from cmkd.data.loader import Loader
 from cmkd.errors import InputError, Interrupted
 from cmkd.models import read_state_dict
@@ -264,6 +265,8 @@ def test_a_finished_cell_does_not_stand_for_options_that_added_trials_chose(benc
     assert chosen == {"lr": 0.1, "epochs": 20}
     assert outcome.finished == 1
     assert "lr: there 1e-08, now 0.1" in outcome.failures[cell("KD", 0)]["error"]
+    states = {each.method: each.state for each in read_grid(tmp_path / "grid").cells}
+    assert states == {"CE": "finished", "KD": "failed"}  # its number is not that of the options beside it
     with pytest.raises(InputError, match=r"KD/seed0 holds a run.*lr: there 1e-08, now 0\.1"):
         bench(grid)
 

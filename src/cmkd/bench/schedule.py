@@ -109,13 +109,14 @@ class Schedule:
             if cell.labels["method"] in decided and self.folder.changed(cell):
                 self.stages[cell.name] = "waiting"  # to be refused when it begins
 
-    def fail(self, job: Job, error: str, status: int = 2) -> None:
+    def fail(self, job: Job, error: str, status: int | None = None) -> None:
         """Note that a job has failed, and what it blocks.
 
         Args:
             job: The job.
             error: Why, in a line.
-            status: Its exit status, or that of a command with input that cannot be used.
+            status: Its exit status; None if it could not even begin, so that what is in its folder is not the
+                grid's.
         """
         self.stages[job.name] = "failed"
         log = self.folder.log(job.name)
@@ -123,7 +124,9 @@ class Schedule:
             "status": status,
             "error": error,
             "attempts": self._attempts.get(job.name, 1),
-            "log": log.relative_to(self.folder.path).as_posix() if log.exists() else None,
+            "log": log.relative_to(self.folder.path).as_posix()
+            if status is not None and log.exists()
+            else None,
         }
         for other in self.plan.jobs.values():  # in their order, so that what is blocked blocks in turn
             reason = next((need for need in other.needs if self.stages[need] in ("failed", "blocked")), None)

@@ -154,9 +154,11 @@ def _cell(root: Path, described: Mapping[str, Any], failures: Mapping[str, Any])
 
 def _state(name: str, record: Record | None, trouble: str, failures: Mapping[str, Any]) -> tuple[State, str]:
     """Return how far a cell came, and why not farther."""
-    if record is not None and record.result is not None:
+    failure = failures.get(name)
+    refused = failure is not None and failure.get("status") is None and not failure.get("blocked_by")
+    if record is not None and record.result is not None and not refused:
         return "finished", ""
-    if failure := failures.get(name):
+    if failure:
         if reason := failure.get("blocked_by"):
             return "blocked", f"{reason} failed: {failures.get(reason, {}).get('error', '')}"
         return "failed", str(failure.get("error", ""))
