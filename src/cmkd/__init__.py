@@ -11,9 +11,11 @@ from cmkd import functional, losses
 from cmkd.errors import InputError
 from cmkd.losses import (
     CMKDLoss,
+    DenseLoss,
     DISTLoss,
     DKDLoss,
     KDLoss,
+    TokenLoss,
     cmkd_loss,
     dist_loss,
     dkd_loss,
@@ -29,8 +31,10 @@ __all__ = [
     "CMKDLoss",
     "DISTLoss",
     "DKDLoss",
+    "DenseLoss",
     "InputError",
     "KDLoss",
+    "TokenLoss",
     "__version__",
     "cmkd_loss",
     "dist_loss",

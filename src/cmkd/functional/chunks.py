@@ -32,7 +32,7 @@ def compute_in_chunks(
     """Build and leave the graph of the definition chunk by chunk."""
     samples, classes, *positions = student.shape
     slope = (
-        student.new_empty(student.numel() // classes, classes, dtype=_slope_dtype(student))
+        student.new_empty(student.numel() // classes, classes, dtype=slope_dtype(student))
         if gradient
         else None
     )
@@ -56,7 +56,7 @@ def compute_in_chunks(
     return (weighted, pearson_term, spearman_term), slope
 
 
-def _slope_dtype(student: Tensor) -> torch.dtype:
+def slope_dtype(student: Tensor) -> torch.dtype:
     """Return what the gradient is kept in: float16 would lose the small ones of many classes."""
     return torch.float32 if student.dtype == torch.float16 else student.dtype
 

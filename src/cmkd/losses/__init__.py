@@ -21,6 +21,7 @@ from cmkd.losses.ce import CELoss
 from cmkd.losses.cmkd import CMKDLoss, cmkd_loss
 from cmkd.losses.cmkd_options import CMKDParts
 from cmkd.losses.ctkd import CTKDLoss, ctkd_loss
+from cmkd.losses.dense import DenseLoss
 from cmkd.losses.discovery import available, available_on_features, resolve
 from cmkd.losses.dist import DISTLoss, dist_loss
 from cmkd.losses.dkd import DKDLoss, dkd_loss
@@ -31,6 +32,8 @@ from cmkd.losses.mlkd import MLKDLoss, mlkd_loss
 from cmkd.losses.nkd import NKDLoss, nkd_loss
 from cmkd.losses.pearson import PearsonLoss, pearson_loss
 from cmkd.losses.spearman import SpearmanLoss
+from cmkd.losses.tokens import TokenLoss
+from cmkd.losses.top import TopLogits, top_logits
 from cmkd.losses.ttm import TTMLoss, ttm_loss
 from cmkd.losses.wttm import WTTMLoss, wttm_loss
 
@@ -41,6 +44,7 @@ __all__ = [
     "CTKDLoss",
     "DISTLoss",
     "DKDLoss",
+    "DenseLoss",
     "DistillationLoss",
     "KDLoss",
     "KendallLoss",
@@ -51,6 +55,8 @@ __all__ = [
     "Reduction",
     "SpearmanLoss",
     "TTMLoss",
+    "TokenLoss",
+    "TopLogits",
     "WTTMLoss",
     "available",
     "available_on_features",
@@ -65,6 +71,7 @@ __all__ = [
     "nkd_loss",
     "pearson_loss",
     "resolve",
+    "top_logits",
     "ttm_loss",
     "wttm_loss",
 ]

@@ -17,6 +17,9 @@ from cmkd.losses.difficulty import difficulty_weight, sample_difficulty
 from cmkd.losses.dist import intra_class
 from cmkd.losses.watch import SpearmanWatch, shared_watch
 
+#: Difficulty of every sample and the weight w of its Spearman term, both (N, *).
+Weighed = tuple[Tensor, Tensor]
+
 
 def weigh_terms(
     student_logits: Tensor,
@@ -27,6 +30,7 @@ def weigh_terms(
     mask: Tensor | None = None,
     watch: SpearmanWatch | None = None,
     parts: bool = True,
+    weighed: Weighed | None = None,
 ) -> CMKDParts | Tensor:
     """Compute the loss and its parts; shapes, options and errors as in `cmkd.losses.cmkd_loss`.
 
@@ -38,6 +42,7 @@ def weigh_terms(
         mask: Valid classes, bool: (C,), (N, C) or the shape of the logits; or None.
         watch: Counts calls for the warning; None takes the one of this process for such input.
         parts: Return the parts, and not the loss alone.
+        weighed: Difficulty and weight of these samples, where the batch that they follow from is larger.
     """
     check_cmkd_options(options)
     valid = check_logits(student_logits, teacher_logits, target, mask)
@@ -49,7 +54,7 @@ def weigh_terms(
     if not is_traced():
         watch = watch or shared_watch(ranking.method, student.shape[1])
         watch.look(student, method=ranking.method, softness=ranking.softness, mask=valid)
-        if _is_plain(options) and fused_triton.usable(student, teacher, ranking, valid):
+        if weighed is None and _is_plain(options) and fused_triton.usable(student, teacher, ranking, valid):
             return _on_gpu(student, teacher, ranking, options, valid, parts)
 
     fused = options["pearson_input"] == "zscore"
@@ -57,7 +62,7 @@ def weigh_terms(
     if not was_checked and (not fused or options["intra_weight"] or options["difficulty"] == "teacher_ce"):
         student, teacher = blank_rows(student, teacher, valid, dim=1)
     with full_precision(student):
-        hardness, weight = _weigh(student, teacher, target, options, valid)
+        hardness, weight = weighed or weigh_samples(student, teacher, target, options, valid)
         samples = weight.numel()
         scale = options["alpha"] / samples if options["reduction"] == "mean" else options["alpha"]
         value_share = 1 - weight if options["combination"] == "convex" else torch.ones_like(weight)
@@ -144,19 +149,32 @@ def _on_gpu(
     )
 
 
-def _weigh(
+def weigh_samples(
     student: Tensor, teacher: Tensor, target: Tensor | None, options: CMKDOptions, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return the raw difficulty of every sample and the weight w that follows from it, both (N, *)."""
+) -> Weighed:
+    """Measure the difficulty of every sample, and weigh its terms by it."""
+    hardness = measure_difficulty(student, teacher, target, options, mask)
+    return hardness, weight_of(hardness, options)
+
+
+def measure_difficulty(
+    student: Tensor, teacher: Tensor, target: Tensor | None, options: CMKDOptions, mask: Tensor | None = None
+) -> Tensor:
+    """Return the raw difficulty of every sample, (N, *), which no other sample has a part in."""
     if options["difficulty"] == "constant":
         like = teacher.select(1, 0)
-        weight = torch.full_like(like, options["constant_weight"], dtype=float_dtype(teacher))
-        return weight, weight
-    hardness = sample_difficulty(
+        return torch.full_like(like, options["constant_weight"], dtype=float_dtype(teacher))
+    return sample_difficulty(
         student, teacher, target, measure=options["difficulty"], tau=options["tau"], mask=mask
     )
+
+
+def weight_of(hardness: Tensor, options: CMKDOptions) -> Tensor:
+    """Return the weight w of the Spearman term that follows from the difficulties of a whole batch."""
+    if options["difficulty"] == "constant":
+        return hardness
     weight = difficulty_weight(hardness, options["difficulty_scale"])
-    return hardness, 1 - weight if options["hard_samples"] == "values" else weight
+    return 1 - weight if options["hard_samples"] == "values" else weight
 
 
 def _pearson_input(logits: Tensor, options: CMKDOptions, mask: Tensor | None) -> Tensor:
