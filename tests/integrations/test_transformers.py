@@ -281,8 +281,5 @@ def test_what_cannot_be_distilled_is_refused(tmp_path):
         ours.compute_loss(model, {**batch, "labels": batch["labels"].float()})
     with pytest.raises(InputError, match="score the same sequences"):
         trainer(model, classifier("Token"), data, tmp_path).compute_loss(model, dict(batch))
-    with pytest.raises(InputError, match="teacher has 3 classes, student 6"):
+    with pytest.raises(InputError, match=r"teacher logits have shape \(8, 3\), student logits \(8, 6\)"):
         trainer(model, classifier("Sequence", labels=3), data, tmp_path).compute_loss(model, dict(batch))
-    config = transformers.GPT2Config(vocab_size=40, n_positions=16, n_embd=16, n_layer=1, n_head=2)
-    with pytest.raises(InputError, match="predicts the next token"):
-        trainer(transformers.GPT2LMHeadModel(config), teacher, data, tmp_path)

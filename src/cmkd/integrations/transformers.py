@@ -1,4 +1,4 @@
-"""Transformers: a `Trainer` whose classifier learns from a teacher as well."""
+"""Transformers: a `Trainer` whose classifier or language model learns from a teacher as well."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from cmkd.errors import InputError
 from cmkd.functional.precision import as_float
 from cmkd.integrations.common import check_loss, check_task_weight, freeze, logits_of, missing, tell_epoch
+from cmkd.losses import TokenLoss
+from cmkd.losses.tokens import to_predicting_position
 
 try:
     from transformers import Trainer
@@ -27,12 +29,15 @@ IGNORED = -100
 
 
 class DistillationTrainer(Trainer):
-    """`transformers.Trainer` that also learns from a teacher: classes of sequences, or of their tokens.
+    """`transformers.Trainer` that also learns from a teacher: classes of sequences or tokens, or words.
 
-    Labels are class indices, `(N,)` for logits `(N, C)` or `(N, T)` for `(N, T, C)`. Positions with the label
+    Labels are class indices, `(N,)` for logits `(N, C)` or `(N, T)` for `(N, T, C)`. Those of a causal
+    language model belong to the position before, whose logits predict the token. Positions with the label
     -100 are left out, and the others are rows of one batch:
 
         task_weight * cross_entropy(rows, labels) + loss(rows, teacher_rows, labels)
+
+    The second term is computed by `cmkd.losses.TokenLoss`, in chunks of tokens.
 
     The cross-entropy takes `label_smoothing_factor`, and a `compute_loss_func` takes its place. With gradient
     accumulation every row of a step weighs the same, however many there are in each batch: both terms are
@@ -50,12 +55,13 @@ class DistillationTrainer(Trainer):
             device.
         loss: Any loss on logits without parameters; `CMKDLoss()` by default.
         task_weight: Weight of the cross-entropy; by default `loss.task_weight`.
+        shift_labels: Whether labels belong to the position before theirs; by default for the models that
+            Transformers calls causal language models, also inside PEFT's.
         **kwargs: As `transformers.Trainer` has them.
 
     Raises:
-        InputError: Teacher or loss cannot be used, or the model predicts the next token, whose labels are
-            shifted. When it trains: labels are no class indices of the logits' shape, or `DataParallel` is at
-            work.
+        InputError: Teacher or loss cannot be used. When it trains: labels are no class indices of the logits'
+            shape, the teacher scores other tokens or classes, or `DataParallel` is at work.
     """
 
     def __init__(
@@ -64,17 +70,15 @@ class DistillationTrainer(Trainer):
         teacher: nn.Module,
         loss: nn.Module | None = None,
         task_weight: float | None = None,
+        shift_labels: bool | None = None,
         **kwargs: Any,
     ) -> None:
         self.teacher = freeze(teacher)
         self.distillation = check_loss(loss)
         self.task_weight = check_task_weight(self.distillation, task_weight)
         super().__init__(*args, **kwargs)
-        if type(self.model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
-            raise InputError(
-                f"{type(self.model).__name__} predicts the next token, and its labels are shifted: this "
-                "trainer is for classes of sequences and of tokens; use the loss in a loop of your own."
-            )
+        self.shift_labels = _predicts_next(self.model) if shift_labels is None else shift_labels
+        self._by_token = TokenLoss(self.distillation, ignore_index=IGNORED)
         # What is computed here is a share of the whole step, so the count is wanted, and no further division.
         self.model_accepts_loss_kwargs = True
         if getattr(teacher, "hf_device_map", None) is None:
@@ -112,8 +116,9 @@ class DistillationTrainer(Trainer):
         output = model(**inputs)
         logits = logits_of(output, "student")
         labels = _check_labels(labels, logits)
-        kept = labels != IGNORED
-        rows, target = logits[kept], labels[kept]
+        wanted = to_predicting_position(labels, IGNORED) if self.shift_labels else labels
+        kept = wanted != IGNORED
+        rows, target = logits[kept], wanted[kept]
         share = 1.0 if num_items_in_batch is None else len(target) / num_items_in_batch
         counts_all = self.args.average_tokens_across_devices and num_items_in_batch is not None
         # Gradients and losses are averaged over the processes: a share of the rows of all has to be a sum.
@@ -127,26 +132,26 @@ class DistillationTrainer(Trainer):
             task = rows.sum()  # of nothing, with a gradient
         total = task = processes * task
         if model.training:
-            term = processes * share * self._term(inputs, rows, target, kept) if len(target) else rows.sum()
+            term = processes * share * self._term(inputs, logits, wanted) if len(target) else rows.sum()
             total = self.task_weight * task + term
             if self._summed_from is None:
                 self._summed_from = self.state.global_step
             self._sums += torch.stack([task.detach().float(), term.detach().float()])
         return (total, output) if return_outputs else total
 
-    def _term(self, inputs: dict[str, Any], rows: Tensor, target: Tensor, kept: Tensor) -> Tensor:
-        """Return the mean distillation loss over the rows that are kept."""
+    def _term(self, inputs: dict[str, Any], logits: Tensor, wanted: Tensor) -> Tensor:
+        """Return the mean distillation loss over the positions that have a label."""
         tell_epoch(self.distillation, self.state.epoch or 0.0)
         seen = {name: value for name, value in inputs.items() if self._names is None or name in self._names}
         with torch.no_grad(), self.accelerator.autocast():
             teacher_logits = logits_of(self.teacher(**seen), "teacher")
-        if teacher_logits.shape[:-1] != kept.shape:
+        if teacher_logits.shape[:-1] != wanted.shape:
             raise InputError(
-                f"teacher logits have shape {tuple(teacher_logits.shape)}, labels {tuple(kept.shape)}: "
+                f"teacher logits have shape {tuple(teacher_logits.shape)}, labels {tuple(wanted.shape)}: "
                 "teacher and student have to score the same sequences, token by token if tokens are "
                 "classified."
             )
-        return self.distillation(rows, teacher_logits[kept], target)
+        return self._by_token(logits, teacher_logits, wanted)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log what the Trainer does, beside a training loss its two parts, averaged over the same steps."""
@@ -156,6 +161,14 @@ class DistillationTrainer(Trainer):
             self._sums.zero_()
             self._summed_from = None
         super().log(logs, *args, **kwargs)
+
+
+def _predicts_next(model: nn.Module) -> bool:
+    """Whether Transformers shifts the labels of a model, which PEFT may have wrapped."""
+    unwrap: Any = getattr(model, "get_base_model", None)
+    inner = model if unwrap is None else unwrap()
+    named = type(inner).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    return named or "ForCausalLM" in str(getattr(inner, "loss_type", None))
 
 
 def _check_labels(labels: Any, logits: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ class TokenLoss(nn.Module):
         check_tokens(self.loss, student_logits, teacher_logits, target, mask, self.tail)
         kept = self._kept(student_logits, target, mask)
         if self.shift and target is not None:
-            target = _moved(target, self.ignore_index)
+            target = to_predicting_position(target, self.ignore_index)
         places = kept.nonzero(as_tuple=True)
         if not len(places[0]):
             nothing = student_logits[kept].sum(dtype=float_dtype(student_logits))
@@ -150,7 +150,7 @@ class TokenLoss(nn.Module):
             kept = kept & mask
         if target is not None:
             kept = kept & (target != self.ignore_index)
-        return _moved(kept, False) if self.shift else kept
+        return to_predicting_position(kept, False) if self.shift else kept
 
     def extra_repr(self) -> str:
         """Show the options where the module is printed."""
@@ -158,6 +158,6 @@ class TokenLoss(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
-def _moved(x: Tensor, last: bool | int) -> Tensor:
+def to_predicting_position(x: Tensor, last: bool | int) -> Tensor:
     """Move what belongs to a token to the position before it, that of the logits which predict it."""
     return pad(x[..., 1:], (0, 1), value=last)
