@@ -186,16 +186,48 @@ def test_what_cannot_be_used_is_said(run, tmp_path, monkeypatch):
     assert not (run / "export").exists()
 
 
-def test_a_network_that_no_exporter_can_follow_leaves_nothing_behind(run, monkeypatch):
+class Reading(Branching):
+    """Calculates with a number that it has read out of a tensor."""
+
+    def forward(self, x):
+        return self.fc(x.mean((2, 3))) + min(x.shape[1], 0) * float(x.sum())
+
+
+class Looking(Branching):
+    """Looks at the shape alone, as many networks do before they begin."""
+
+    def forward(self, x):
+        if x.shape[1] != 3:
+            raise ValueError("no picture")
+        return self.fc(x.mean((2, 3)))
+
+
+def run_of(network, run, monkeypatch):
     import tiny_networks
 
-    monkeypatch.setattr(tiny_networks, "branching", lambda num_classes: Branching(), raising=False)
-    models.save_weights(Branching(), run / "student.safetensors")
+    monkeypatch.setattr(tiny_networks, "given", lambda num_classes: network, raising=False)
+    models.save_weights(network, run / "student.safetensors")
     card = json.loads((run / "model.json").read_text())
-    (run / "model.json").write_text(json.dumps({**card, "network": "tiny_networks:branching"}))
-    with pytest.raises(InputError, match=r"branching cannot be exported as exported-program: \w+: .+ Try"):
-        export_run(run, format="exported-program")
+    (run / "model.json").write_text(json.dumps({**card, "network": "tiny_networks:given"}))
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript", "exported-program"])
+def test_a_network_that_no_exporter_can_follow_leaves_nothing_behind(run, monkeypatch, form):
+    """Not even a trace, which has the one branch of its example and would be right on all test images."""
+    if form == "onnx":
+        pytest.importorskip("onnxruntime")
+    run_of(Branching(), run, monkeypatch)
+    with pytest.raises(InputError, match=rf"given cannot be exported as {form}.+take --format safetensors"):
+        export_run(run, format=form)
     assert not (run / "export").exists()
+
+
+def test_a_trace_with_a_number_of_its_example_is_refused_and_one_with_shapes_is_not(run, monkeypatch):
+    run_of(Reading(), run, monkeypatch)
+    with pytest.raises(InputError, match="given cannot be exported as torchscript"):
+        export_run(run, format="torchscript")
+    run_of(Looking(), run, monkeypatch)
+    assert export_run(run, format="torchscript").parity.agreement == 1
 
 
 def test_other_answers_than_pytorchs_are_not_written(run, monkeypatch):
@@ -228,6 +260,21 @@ def test_a_batch_that_was_taken_for_a_constant_is_found(run, monkeypatch):
     as_bytes = exporting.as_bytes
     monkeypatch.setattr(exporting, "as_bytes", lambda network, *rest: as_bytes(Fixed(network), *rest))
     with pytest.raises(InputError, match="fails on batches of 1, 5 and more images"):
+        export_run(run, format="torchscript")
+
+
+def test_fewer_answers_than_images_are_found(run, monkeypatch):
+    class Shortened(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return self.network(x)[:2]
+
+    as_bytes = exporting.as_bytes
+    monkeypatch.setattr(exporting, "as_bytes", lambda network, *rest: as_bytes(Shortened(network), *rest))
+    with pytest.raises(InputError, match=r"its logits are \(5, 10\), those of PyTorch \(64, 10\)"):
         export_run(run, format="torchscript")
 
 

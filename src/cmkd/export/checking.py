@@ -186,6 +186,10 @@ def parity(reference: Model, exported: Model, levels: Tensor) -> Parity:
     expected = torch.cat([reference(batch) for batch in batches])
     try:
         found = torch.cat([exported(batch) for batch in batches])
+        if found.shape != expected.shape:
+            raise ValueError(
+                f"its logits are {tuple(found.shape)}, those of PyTorch {tuple(expected.shape)}."
+            )
     except Exception as error:  # of ONNX Runtime, or of what a tracer took for a constant
         line = next(iter(str(error).strip().splitlines()), "")
         raise InputError(

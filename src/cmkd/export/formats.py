@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
 from cmkd.data.pixels import scale_and_shift
 from cmkd.errors import InputError
@@ -34,6 +35,10 @@ _REMEDY: dict[Format, str] = {
     "safetensors": "",
     "exported-program": "Try --format torchscript, or --format safetensors.",
 }
+_ON_VALUES = (
+    "Its code depends on values that it calculates, which none of these forms can follow: take --format "
+    "safetensors."
+)
 #: From there on, ONNX comes from the exported program by default; before, that fails on batch norm.
 _ONNX_BY_PROGRAM = (2, 9)
 _OPSET_BEFORE = 17
@@ -98,7 +103,8 @@ def as_bytes(network: nn.Module, card: Card, form: Format) -> bytes:
         raise
     except Exception as error:  # the exporters raise anything, and so may somebody's own network
         raise InputError(
-            f"network {card.network} cannot be exported as {form}: {_first_line(error)} {_REMEDY[form]}"
+            f"network {card.network} cannot be exported as {form}: {_first_line(error)} "
+            f"{_ON_VALUES if _branches(error) else _REMEDY[form]}"
         ) from error
 
 
@@ -130,7 +136,8 @@ def _onnx(module: nn.Module, example: Tensor, card: Card) -> bytes:
         buffer = io.BytesIO()
         write: Any = torch.onnx.export  # whose types are those of later versions
         names["dynamic_axes"] = {_INPUT: {0: _BATCH}, _OUTPUT: {0: _BATCH}}
-        write(module, (example,), buffer, dynamo=False, opset_version=_OPSET_BEFORE, **names)
+        with _nothing_frozen(module, example, card, "onnx"):
+            write(module, (example,), buffer, dynamo=False, opset_version=_OPSET_BEFORE, **names)
         model = onnx.load_model_from_string(buffer.getvalue())
     set_onnx_card(model, card)
     onnx.checker.check_model(model, full_check=True)
@@ -138,9 +145,45 @@ def _onnx(module: nn.Module, example: Tensor, card: Card) -> bytes:
 
 
 def _torchscript(module: nn.Module, example: Tensor, card: Card) -> bytes:
+    with _nothing_frozen(module, example, card, "torchscript"):
+        traced = torch.jit.trace(module, (example,))
     buffer = io.BytesIO()
-    torch.jit.save(torch.jit.trace(module, (example,)), buffer, _extra_files={EXTRA_FILE: card.as_text()})
+    torch.jit.save(traced, buffer, _extra_files={EXTRA_FILE: card.as_text()})
     return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _nothing_frozen(module: nn.Module, example: Tensor, card: Card, form: Format) -> Iterator[None]:
+    """Refuse a network that reads a number out of a tensor: a trace has that of its example for ever.
+
+    Images on which the branch is the same do not show it. The tracer warns, but as much of a look at a shape,
+    which does no harm; the other exporter knows the two apart.
+    """
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", TracerWarning)
+        yield
+    if not any(issubclass(each.category, TracerWarning) for each in said):
+        return
+    try:
+        program = torch.export.export(module, (example,), dynamic_shapes=({0: _batch()},), strict=False)
+    except Exception as error:  # it has limits of its own, which are not meant here
+        frozen = _branches(error)
+    else:
+        frozen = any(
+            str(node.target) in ("aten.item.default", "aten._local_scalar_dense.default")
+            for node in program.graph.nodes
+        )
+    if frozen:
+        raise InputError(f"network {card.network} cannot be exported as {form}. {_ON_VALUES}")
+
+
+def _branches(error: BaseException | None) -> bool:
+    """Whether an exporter gave up because of values that are known only when the network runs."""
+    while error is not None:
+        if "data-dependent" in str(error).lower():
+            return True
+        error = error.__cause__
+    return False
 
 
 def _safetensors(module: nn.Module, example: Tensor, card: Card) -> bytes:
