@@ -44,7 +44,8 @@ class EvaluateOptions:
 
     Args:
         run: Run folder.
-        part: Part of the data: the test set, or the validation part that the run held out.
+        part: Part of the data: the test set, or the validation part that the run held out; by default the
+            test set, but the validation part of a run with `--test never`.
         corruptions: Corruptions to measure under as well: `true` for all 15; or names and groups (`noise`,
             `blur`, `weather`, `digital`) with commas between them. None by default.
         severities: Their severities, such as `1..5` or `1,3,5`.
@@ -56,7 +57,7 @@ class EvaluateOptions:
     """
 
     run: str
-    part: Literal["test", "validation"] = "test"
+    part: Literal["test", "validation"] | None = None
     corruptions: str | None = None
     severities: str = "1..5"
     corruption_images: int | None = None

@@ -223,6 +223,17 @@ def test_what_the_teacher_was_trained_on_is_said(overfitted, capsys):
     assert f"The teacher was trained on {len(others - own)} of these images" in capsys.readouterr().out
 
 
+def test_a_run_that_keeps_off_the_test_set_is_measured_without_it(overfitted, monkeypatch):
+    config = (overfitted / "student/config.yaml").read_text()
+    (overfitted / "student/config.yaml").write_text(config.replace("test: null", "test: never"))
+    known(monkeypatch, poisoned=True)
+    assert main(["evaluate", str(overfitted / "student"), "--cpu", "true"]) == 0
+    found = json.loads((overfitted / "student/evaluation.json").read_text())
+    assert (found["setting"]["part"], found["setting"]["images"]) == ("validation", 24)
+    with pytest.raises(AssertionError, match="the test set was opened"):
+        evaluate(overfitted / "student", part="test", cpu=True)
+
+
 def test_a_teacher_of_unknown_training_has_no_temperature(overfitted, capsys):
     (overfitted / "teacher/config.yaml").unlink()
     assert main(["evaluate", str(overfitted / "student"), "--cpu", "true"]) == 0

@@ -29,7 +29,7 @@ STORED = "evaluation.json"
 def evaluate(
     run: str | Path,
     *,
-    part: Literal["test", "validation"] = "test",
+    part: Literal["test", "validation"] | None = None,
     corruptions: str | Sequence[str] | None = None,
     severities: str | Sequence[int] = "1..5",
     corruption_images: int | None = None,
@@ -42,7 +42,8 @@ def evaluate(
 
     Args:
         run: Run folder.
-        part: The test set, or the validation part that the run held out.
+        part: The test set, or the validation part that the run held out; by default the test set, but the
+            validation part of a run with `test="never"`, as trials are.
         corruptions: Corruptions to measure under as well: names or groups of them, `true` for all, none by
             default.
         severities: Severities of the corruptions, such as `1..5` or `1,3`.
@@ -79,7 +80,7 @@ def evaluate(
     }
     missing = opened.missing
     found: dict[str, Any] = {
-        "setting": _setting(opened, part, indices, seed),
+        "setting": _setting(opened, indices, seed),
         "classes": list(data.classes),
         **sections(logits["student"], teacher_logits, targets, indices, fitted, missing),
     }
@@ -99,15 +100,15 @@ def _answers(name: str, network: Callable[[Batch], Tensor], loader: Loader) -> t
     return logits[name], targets
 
 
-def _setting(opened: OpenedRun, part: str, indices: Tensor, seed: int) -> dict[str, Any]:
+def _setting(opened: OpenedRun, indices: Tensor, seed: int) -> dict[str, Any]:
     config, report = opened.config, opened.report
     seen: int | None = 0
-    if part == "validation":
+    if opened.part == "validation":
         unseen = opened.unseen
         seen = None if unseen is None else int((~torch.isin(indices.cpu(), unseen)).sum())
     return {
         "data": config["data"],
-        "part": part,
+        "part": opened.part,
         "images": len(indices),
         "num_classes": opened.data.num_classes,
         "student": opened.name,

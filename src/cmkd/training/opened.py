@@ -28,7 +28,8 @@ class OpenedRun:
         name: The network's name.
         data: Its data set.
         device: Where its networks run.
-        loader: The images to measure on, not augmented.
+        part: The part of the data that is measured: `test` or `validation`.
+        loader: Its images, not augmented.
         validation: What the run held out, unless that is measured.
         unseen: Training images that the teacher was not trained on, sorted; None if that is not known.
         teacher_validation: Those, unless the part that the run held out is measured.
@@ -42,6 +43,7 @@ class OpenedRun:
     name: str
     data: ImageData
     device: torch.device
+    part: str
     loader: Loader
     validation: Loader | None
     unseen: Tensor | None
@@ -51,12 +53,13 @@ class OpenedRun:
     missing: dict[str, str]
 
 
-def open_run(path: Path, part: str, data_root: str | None, device: torch.device) -> OpenedRun:
+def open_run(path: Path, part: str | None, data_root: str | None, device: torch.device) -> OpenedRun:
     """Open a run with all that is needed to measure it.
 
     Args:
         path: Run folder.
-        part: The part of the data that `loader` shall read: `test` or `validation`.
+        part: The part of the data that `loader` shall read: `test` or `validation`; by default the test set,
+            but the validation part of a run that was told never to look at that.
         data_root: Folder with the data set's files, if it is not where the run found it.
         device: Where the networks shall run.
 
@@ -83,6 +86,7 @@ def open_run(path: Path, part: str, data_root: str | None, device: torch.device)
                 f"class {index} was {then!r} when {path} was trained, and is {now!r} in {data.name} now; "
                 "give the data as they were, by --data_root if they lie elsewhere."
             )
+    part = part or ("validation" if config.get("test") == "never" else "test")
     if part == "validation" and not config["validation"]:
         raise InputError(f"{path} held no validation part out; take --part test.")
     common: dict[str, Any] = {
@@ -111,6 +115,7 @@ def open_run(path: Path, part: str, data_root: str | None, device: torch.device)
         name=card["network"],
         data=data,
         device=device,
+        part=part,
         loader=held_out if part == "validation" and held_out else Loader(data.test, **common),
         validation=held_out if part == "test" else None,
         unseen=unseen,
