@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 from cmkd.errors import InputError
 
 #: Options that change how a run is executed, not what comes out: they may differ when a run is resumed.
-EXECUTION_OPTIONS = frozenset({"out", "data_root", "cache", "bad_images", "workers", "checkpoint_seconds"})
+EXECUTION_OPTIONS = frozenset(
+    {"out", "data_root", "cache", "bad_images", "workers", "checkpoint_seconds", "tracker"}
+)
+
+Tracker: TypeAlias = Literal["auto", "none", "tensorboard", "wandb", "mlflow"]
 
 
 @dataclass(kw_only=True)
@@ -55,6 +59,8 @@ class RunConfig:
             graph. Not compiled by default.
         fsdp: With several processes, spread weights and optimiser over them instead of copying them to each.
         checkpoint_seconds: Most seconds of work lost if the run is killed.
+        tracker: Where to look on while the run is at work; `auto` is TensorBoard where it is installed. It
+            has no influence on what comes out.
         out: Run folder; `runs/...` named after the options by default.
     """
 
@@ -91,6 +97,7 @@ class RunConfig:
     compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
     fsdp: bool = False
     checkpoint_seconds: float = 60.0
+    tracker: Tracker = "auto"
     out: str | None = None
 
     def __post_init__(self) -> None:
@@ -120,6 +127,7 @@ class RunConfig:
             self.milestones is None or self.milestones == sorted(set(self.milestones)),
             "epochs in rising order",
         )
+        self._require("tracker", self.tracker in get_args(Tracker), f"one of {', '.join(get_args(Tracker))}")
         self._require("workers", self.workers >= 0, "at least 0")
         self._require("seed", 0 <= self.seed < 2**31, "between 0 and 2147483647")
         if self.fsdp and self.ema_decay is not None:

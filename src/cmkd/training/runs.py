@@ -22,6 +22,7 @@ from cmkd.training.building import build_objective, check_objective, made_up_bat
 from cmkd.training.config import DistillConfig, TrainConfig
 from cmkd.training.images import bad_images_by_part, open_data, open_loaders
 from cmkd.training.judging import judge, judge_of, keep_result
+from cmkd.training.live import open_live
 from cmkd.training.loop import fit
 from cmkd.training.objective import Objective
 from cmkd.training.processes import Processes, open_accelerator, random_seed
@@ -117,6 +118,7 @@ def _run_together(
     # Everything that can be wrong with the options is found before the folder is touched.
     data = open_data(config, processes)
     with processes.together():
+        live_view = open_live(config.tracker, folder) if processes.is_main else None
         torch.manual_seed(2 * config.seed + INIT_STREAM)
         student = models.build(network, data.num_classes)
         models.check_logits(
@@ -171,6 +173,8 @@ def _run_together(
                 if objective.feature_losses:
                     features.keep_layers(objective, folder)
                 environment.keep(folder, environment.describe(device, precision, processes.count))
+                if live_view is not None:
+                    live_view.start(config.options())
         torch.manual_seed(random_seed(2 * config.seed + TRAIN_STREAM, processes.rank))
         student = fit(
             student,
@@ -184,7 +188,7 @@ def _run_together(
             layers=layers,
             teacher=answers,
             judges=judges,
-            progress=Progress(folder.path.name, enabled=progress and processes.is_main),
+            progress=Progress(folder.path.name, enabled=progress and processes.is_main, live=live_view),
         )
         result = judge(student, data, loaders["test"], live, processes) if "test" in loaders else {}
         bad_images = bad_images_by_part(loaders, processes)
