@@ -173,7 +173,7 @@ def _bench(config: BenchConfig) -> int:
 
 def _report(options: ReportOptions) -> None:
     from cmkd.bench.reporting import is_grid, report_grid
-    from cmkd.report import group_runs, markdown_table, write_report
+    from cmkd.report import group_runs, markdown_table, report_runs
 
     if grids := [run for run in options.runs if is_grid(run)]:
         if len(options.runs) > 1:
@@ -183,9 +183,15 @@ def _report(options: ReportOptions) -> None:
         print(f"tables: {', '.join(str(file) for file in found.files[1:])}")
         return
     groups = group_runs(options.runs)
-    title = options.title or "Comparison of runs"
-    report = write_report(Path(options.out or "report.html"), groups, title=title)
-    print(f"{markdown_table(groups)}\n\nreport: {report}")
+    report, figures = report_runs(
+        groups,
+        Path(options.out or "report.html"),
+        title=options.title or "Comparison of runs",
+        images=options.images,
+        data_root=options.data_root,
+        cpu=options.cpu,
+    )
+    print(f"{markdown_table(groups)}\n\nreport: {report}\nfigures: {figures}")
 
 
 def _export(config: ExportConfig) -> None:

@@ -76,11 +76,18 @@ class ReportOptions:
         out: The page to write, `report.html` by default; for a grid the folder for page and tables,
             its own by default.
         title: Its title.
+        images: Test images to look at for the figures that need the networks, at most; what is found is kept
+            in the run folders. With 0 nothing is measured, and what was kept before is shown.
+        data_root: Folder with the data set's files, if it is not where the runs found it.
+        cpu: Stay on the CPU even if there is an accelerator.
     """
 
     runs: list[str]
     out: str | None = None
     title: str | None = None
+    images: int = 2000
+    data_root: str | None = None
+    cpu: bool = False
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Any]:

@@ -56,6 +56,14 @@ def page(written):
     return Page(written.read_text(encoding="utf-8"))
 
 
+def unpacked(script):
+    return gzip.decompress(base64.b64decode(script)).decode()
+
+
+def drawings_of(page):
+    return [drawing for drawing in json.loads(unpacked(page.scripts["figures"])) if drawing]
+
+
 def marked_up(cell):
     return re.sub(r"^[●■◆]", "", cell)
 
@@ -81,7 +89,7 @@ def test_the_page_asks_nobody_for_anything(written, page):
 def test_plotly_is_in_the_page_once_and_whole(page):
     from plotly.offline import get_plotlyjs
 
-    assert gzip.decompress(base64.b64decode(page.scripts["plotly"])).decode() == get_plotlyjs()
+    assert unpacked(page.scripts["plotly"]) == get_plotlyjs()
 
 
 def test_the_page_is_below_two_and_a_half_megabytes(written):
@@ -89,9 +97,9 @@ def test_the_page_is_below_two_and_a_half_megabytes(written):
 
 
 def test_the_drawings_hold_the_measured_numbers(page, compared):
-    drawings = json.loads(page.scripts["figures"])
+    drawings = drawings_of(page)
     rows = [json.loads(line) for line in (compared["KD"][0] / "metrics.jsonl").read_text().splitlines()]
-    traces = [trace for drawing in drawings if drawing for trace in drawing["data"]]
+    traces = [trace for drawing in drawings for trace in drawing["data"]]
     lines = [trace["y"] for trace in traces if trace.get("name") == "KD"]
     for keys in (("validation", "accuracy"), ("validation", "rank_correlation"), ("train", "task")):
         assert [row[keys[0]][keys[1]] for row in rows] in lines
@@ -99,7 +107,7 @@ def test_the_drawings_hold_the_measured_numbers(page, compared):
 
 def test_every_drawing_is_described_in_words(page):
     labels = [value for tag, name, value in page.attributes if tag == "div" and name == "aria-label"]
-    drawings = [drawing for drawing in json.loads(page.scripts["figures"]) if drawing]
+    drawings = drawings_of(page)
     assert len(labels) == len(drawings)
     assert any("KD 82.00%; CMKD 85.33%" in label for label in labels)
 
@@ -113,12 +121,7 @@ def test_labels_titles_and_paths_are_escaped(tmp_path):
     assert source.count("</script>") == 3
     page = Page(source)
     assert {"<b>&", "</script>"} <= {marked_up(cell) for cell in page.cells}
-    names = {
-        trace.get("name")
-        for drawing in json.loads(page.scripts["figures"])
-        if drawing
-        for trace in drawing["data"]
-    }
+    names = {trace.get("name") for drawing in drawings_of(page) for trace in drawing["data"]}
     assert "&lt;b&gt;&amp;" in names  # plotly reads names as markup, too
 
 
@@ -188,7 +191,7 @@ def test_a_browser_draws_every_figure(written, tmp_path):
         [*command, "--dump-dom", written.as_uri()], capture_output=True, text=True, timeout=120
     )
     drawn = Page(done.stdout)
-    figures = [drawing for drawing in json.loads(drawn.scripts["figures"]) if drawing]
+    figures = drawings_of(drawn)
     classes = [value for tag, name, value in drawn.attributes if name == "class"]
     assert sum("js-plotly-plot" in value.split() for value in classes) == len(figures)
     assert sum(value == "main-svg" for value in classes) >= len(figures)

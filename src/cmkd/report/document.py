@@ -17,6 +17,7 @@ from string import Template
 from cmkd.files import write_atomic
 from cmkd.report import palette
 from cmkd.report.figures import Panel
+from cmkd.report.pictures import gallery
 from cmkd.report.sections import Section
 
 
@@ -109,7 +110,9 @@ def _figures(drawn: Sequence[Section], labels: Sequence[str]) -> str:
 
 def _panel(panel: Panel, number: int) -> str:
     title, words = html.escape(panel.title), html.escape(panel.words)
-    if panel.figure is None:
+    if panel.pictures:
+        content = f'{gallery(panel.pictures, large=panel.large)}\n<p class="words shown">{words}</p>'
+    elif panel.figure is None:
         content = f'<p class="missing">{words}</p>'
     else:
         shown = " shown" if panel.told else ""
@@ -124,14 +127,15 @@ def _panel(panel: Panel, number: int) -> str:
 
 def _figure_json(panels: Sequence[Panel]) -> str:
     drawings = [None if panel.figure is None else json.loads(panel.figure.to_json()) for panel in panels]
-    # Inside a script element, only "<" could end it.
-    return json.dumps(drawings, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    return _packed(json.dumps(drawings, separators=(",", ":")))
 
 
 @lru_cache(maxsize=1)
 def _plotly() -> str:
     from plotly.offline import get_plotlyjs
 
-    return base64.b64encode(gzip.compress(get_plotlyjs().encode("utf-8"), compresslevel=9, mtime=0)).decode(
-        "ascii"
-    )
+    return _packed(get_plotlyjs())
+
+
+def _packed(text: str) -> str:
+    return base64.b64encode(gzip.compress(text.encode("utf-8"), compresslevel=9, mtime=0)).decode("ascii")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cmkd.report.palette import PLOTLY_MARKERS, css_color
+from cmkd.report.pictures import Picture
 from cmkd.report.records import Records, pooled
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class Panel:
         wide: Whether it deserves the page's full width.
         told: Whether the words are for everybody, as part of the caption.
         height: Height in rem, if it depends on what is drawn.
+        pictures: Images of the data, in place of a drawing.
+        large: Whether these are shown large.
     """
 
     title: str
@@ -37,6 +40,8 @@ class Panel:
     wide: bool = False
     told: bool = False
     height: float | None = None
+    pictures: tuple[Picture, ...] = ()
+    large: bool = False
 
 
 @dataclass(frozen=True)

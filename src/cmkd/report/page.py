@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import html
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from cmkd.report.document import Document, definitions, marker, write_document
+from cmkd.report.measured import find_sources, measured_sections
 from cmkd.report.records import Groups, Records, count, in_common, read_groups
 from cmkd.report.sections import sections
 from cmkd.report.setting import options_of, setting
+from cmkd.report.static import save_figures
 from cmkd.report.table import ABSENT, rows_of
 
 
-def write_report(out: str | os.PathLike[str], groups: Groups, *, title: str, lead: str = "") -> Path:
+def write_report(
+    out: str | os.PathLike[str],
+    groups: Groups,
+    *,
+    title: str,
+    lead: str = "",
+    problems: Mapping[Path, str] | None = None,
+    figures: str | os.PathLike[str] | None = None,
+) -> Path:
     """Write the page: a summary table, figures, and how everything was measured.
 
     The page needs no network. What a run did not measure is named in its place.
@@ -23,6 +34,9 @@ def write_report(out: str | os.PathLike[str], groups: Groups, *, title: str, lea
         groups: Method -> its runs, one per seed.
         title: Title of the page.
         lead: The paragraph below it; by default it says what was run.
+        problems: Draw the figures that need details of the runs as well, and say there which run could not
+            be measured, and why (what `measure_missing` returns); None leaves them out.
+        figures: Folder for the figures as files; none are written by default.
 
     Returns:
         The file.
@@ -31,13 +45,18 @@ def write_report(out: str | os.PathLike[str], groups: Groups, *, title: str, lea
         InputError: A folder is no run, or the file cannot be written.
     """
     records = read_groups(groups)
+    drawn = sections(records)
+    if problems is not None:
+        drawn += measured_sections(find_sources(records, problems))
+    if figures is not None:
+        save_figures(Path(figures), drawn)
     return write_document(
         Path(out),
         Document(
             title=title,
             lead=lead or _default_lead(records),
             summary=_summary(records),
-            sections=sections(records),
+            sections=drawn,
             labels=list(records),
             setting=setting(records),
             details_title="Options of every run",

@@ -65,10 +65,15 @@ class Details:
 
 
 def read_details(run: Path) -> Details | None:
-    """Return what is kept of a run; None if there is nothing, or nothing of the weights that are there."""
+    """Return what is kept of a run; None if there is nothing, or nothing of the weights that are there.
+
+    A run folder without weights, as one that is passed on to be read, keeps its details.
+    """
     try:
         details = Details(run / STORED)
-        current = details.meta["version"] == VERSION and details.meta["weights"] == weights_of(run)
+        current = details.meta["version"] == VERSION
+        if (run / "student.safetensors").exists():
+            current = current and details.meta["weights"] == weights_of(run)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None  # damaged: measured again
     return details if current else None
