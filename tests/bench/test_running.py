@@ -301,6 +301,33 @@ def test_jobs_that_cannot_be_written_down_fail(bench, tmp_path, place):
     assert place in outcome.failures["teachers/big"]["error"]
 
 
+def test_a_grid_that_was_moved_goes_on(bench, tmp_path):
+    grid = with_(seeds=[0], cache={"views": 1})
+    bench(grid)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "grid").rename(tmp_path / "elsewhere/grid")
+    write_spec(tmp_path, {**grid, "seeds": [0, 7]})
+    config = BenchConfig(spec="grid.yaml", out=str(tmp_path / "elsewhere/grid"))
+    bench.runner.started.clear()
+    outcome = running.bench(config)
+    assert bench.runner.started == [cell(method, 7) for method in ("CE", "KD", "CMKD")]
+    assert (outcome.finished, outcome.failures) == (6, {})
+    # A teacher that is not the grid's own is another one.
+    shutil.copytree(tmp_path / "elsewhere/grid/teachers/big", tmp_path / "teachers/big")
+    grid["teachers"] = {"big": {"run": "teachers/big"}}
+    write_spec(tmp_path, grid)
+    with pytest.raises(InputError, match="teacher: there 'grid/teachers/big', now"):
+        running.bench(config)
+
+
+def test_another_grid_is_not_written_over_it(bench, tmp_path):
+    bench(with_(seeds=[0], methods={"CE": {}}))
+    before = (tmp_path / "grid/grid.json").read_bytes()
+    with pytest.raises(InputError, match=r"grid has the grid 'grid', and this one is 'other'.*`name: grid`"):
+        bench({"name": "other", **with_(seeds=[0], methods={"KD": {}})})
+    assert (tmp_path / "grid/grid.json").read_bytes() == before
+
+
 def test_a_second_one_is_kept_out(bench, tmp_path):
     """By another process, as a record lock does not keep out its own."""
     (tmp_path / "grid").mkdir()

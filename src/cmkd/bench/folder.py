@@ -67,6 +67,23 @@ class GridFolder:
         with held(self.path, "wait for it, or give another --out."):
             yield self
 
+    def refuse_other_grid(self, name: str) -> None:
+        """Refuse to take up a grid of another name: its cells would be in no report any more.
+
+        Raises:
+            InputError: The folder has another grid.
+        """
+        try:
+            stored = yaml.safe_load((self.path / "spec.yaml").read_text(encoding="utf-8"))
+        except (FileNotFoundError, UnicodeDecodeError, yaml.YAMLError):
+            return  # it is written anew
+        other = stored.get("name") if isinstance(stored, dict) else None
+        if other not in (None, name):
+            raise InputError(
+                f"{self.path} has the grid {other!r}, and this one is {name!r}: give another --out, or say "
+                f"`name: {other}` in the file if it is the same."
+            )
+
     def keep_plan(self, plan: Plan, source: str) -> None:
         """Write what the grid is made of; see `Plan.as_dict`."""
         text = yaml.safe_dump(plan.spec.as_dict(), sort_keys=False)
@@ -113,7 +130,22 @@ class GridFolder:
         config = job.config()
         if isinstance(config, DistillConfig):
             config, _ = build_objective(config)
-        run.refuse_other_options(config.identity())
+        identity = config.identity()
+        if "teacher" in identity and run.finished:
+            identity["teacher"] = self._teacher_before_moving(identity["teacher"], run)
+        run.refuse_other_options(identity)
+
+    def _teacher_before_moving(self, teacher: Any, run: RunFolder) -> Any:
+        """Return what a finished run calls its teacher, if that is the grid's own, else the name of today.
+
+        The folder of a grid may have been moved, or be named from elsewhere. What is unfinished cannot go on,
+        as it looks for its teacher where that was.
+        """
+        stored = run.read_config().get("teacher")
+        own = (self.path / "teachers").parts
+        if isinstance(teacher, str) and isinstance(stored, str) and Path(teacher).parts[:-1] == own:
+            return stored if Path(stored).parts[-2:] == Path(teacher).parts[-2:] else teacher
+        return teacher
 
     def changed(self, job: Job) -> bool:
         """Whether `refuse_changed` refuses a job."""

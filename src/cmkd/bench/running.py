@@ -55,6 +55,7 @@ def bench(config: BenchConfig) -> Outcome:
     """
     plan, folder = open_grid(config)
     with folder.claim():
+        folder.refuse_other_grid(plan.spec.name)
         schedule = Schedule(plan, folder)
         folder.keep_plan(schedule.plan, shown(config.spec))
         schedule.keep_failures()
