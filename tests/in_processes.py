@@ -17,7 +17,7 @@ from unittest import mock
 import torch
 
 from cmkd.errors import Interrupted
-from cmkd.launcher import number
+from cmkd.launcher import leave, number
 from cmkd.losses import CMKDLoss
 from cmkd.training import DistillConfig, distill
 from cmkd.training import loop as loop_module
@@ -78,3 +78,4 @@ if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parent))
     for each in json.loads(sys.argv[1]):
         run(**each)
+    leave(0)

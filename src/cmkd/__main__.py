@@ -1,7 +1,5 @@
 """`python -m cmkd`."""
 
-import sys
+from cmkd.cli import run
 
-from cmkd.cli import main
-
-sys.exit(main())
+run()

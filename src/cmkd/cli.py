@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cmkd import launcher
 from cmkd.cli_output import (
@@ -36,6 +36,11 @@ EXIT_NO_READER = 1
 EXIT_INPUT_ERROR = 2
 EXIT_FAILURES = 3
 EXIT_INTERRUPTED = 130
+
+
+def run() -> NoReturn:
+    """Run the command line as a program of its own."""
+    launcher.leave(main())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

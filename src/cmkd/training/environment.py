@@ -103,7 +103,7 @@ def keep(folder: RunFolder, now: dict[str, Any]) -> None:
         changed = [key for key in now if key != "revision" and before.get(key) != now[key]]
         if changed:
             named = ", ".join(f"{key} ({before.get(key)}, now {now[key]})" for key in changed)
-            logger.warning("continuing with another %s: the bits may differ from an unbroken run's", named)
+            logger.warning("going on though these differ: %s; the bits may not be an unbroken run's", named)
     folder.write_json("environment.json", now)
 
 

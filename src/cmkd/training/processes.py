@@ -103,14 +103,15 @@ def _of_mpi(error: Exception) -> Exception:
 
 
 def _leave() -> None:
-    """End the threads that talk to the other processes while there still is a Python that they can ask.
+    """Let go of the other processes, and so of the threads that talk to them, before Python ends.
 
-    Such a thread may hold the last reference to a tensor. If it lets go of it after Python has ended, the
-    process aborts. The threads end with their group, and the group with the last reference to it.
+    A thread that is left may hold the last reference to a tensor; if it lets go of that after Python has
+    ended, the process aborts. PyTorch keeps some groups itself: `launcher.leave` is sure.
     """
+    if not dist.is_initialized():
+        return
     _talk.cache_clear()
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    dist.destroy_process_group()
     gc.collect()  # the networks of a run hold groups, and are in cycles
 
 
