@@ -22,6 +22,7 @@ from cmkd.cli_output import (
     print_outcome,
     print_result,
     print_teacher,
+    renew_card,
 )
 from cmkd.errors import InputError, Interrupted
 
@@ -157,10 +158,8 @@ def _evaluate(options: EvaluateOptions) -> None:
     setting = found["setting"]
     print_evaluation(found, f"{options.run}: {setting['part']}, {setting['images']:,} images")
     print(f"written: {options.out or Path(options.run) / 'evaluation.json'}")
-    if options.out is None and (Path(options.run) / "README.md").exists():
-        from cmkd.hub import write_model_card
-
-        write_model_card(options.run)  # it says what was measured
+    if options.out is None:
+        renew_card(options.run)
 
 
 def _bench(config: BenchConfig) -> int:
@@ -197,6 +196,8 @@ def _report(options: ReportOptions) -> None:
         cpu=options.cpu,
     )
     print(f"{markdown_table(groups)}\n\nreport: {report}\nfigures: {figures}")
+    if len(options.runs) == 1:
+        renew_card(options.runs[0])
 
 
 def _export(config: ExportConfig) -> None:

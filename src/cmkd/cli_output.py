@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmkd import launcher
@@ -108,6 +109,14 @@ def print_result(folder: RunFolder) -> None:
     report = write_report(folder.path / "report.html", group_runs([folder.path]), title=folder.path.name)
     card = write_model_card(folder.path)
     print(f"run folder: {folder.path}\nreport: {report}\nmodel card: {card}")
+
+
+def renew_card(run: str) -> None:
+    """Write the model card of a run again, if it has one: it tells and shows what has been measured since."""
+    if (Path(run) / "README.md").exists():
+        from cmkd.hub import write_model_card
+
+        write_model_card(run)
 
 
 #: Scores as they are shown: name, heading, format.

@@ -155,6 +155,25 @@ def test_many_classes_and_strange_names(run, change):
     assert metrics(hub.ModelCard(text))["accuracy"] == 0.796
 
 
+def test_a_card_is_written_again_when_more_is_known(run, monkeypatch, capsys):
+    monkeypatch.setattr("cmkd.report.report_runs", lambda *_, **__: drawn(run / "figures"))
+    (run / "student.safetensors").rename(run.parent / "weights")
+    assert main(["report", str(run)]) == 0, capsys.readouterr().err  # it has no card
+    assert not (run / "README.md").exists()
+    (run.parent / "weights").rename(run / "student.safetensors")
+    write_model_card(run, license="mit")
+    assert main(["report", str(run)]) == 0, capsys.readouterr().err
+    card = hub.ModelCard.load(run / "README.md")
+    assert "![curves](figures/curves.png)" in card.text
+    assert card.data.license == "mit"
+
+
+def drawn(folder):
+    folder.mkdir(exist_ok=True)
+    (folder / "curves.png").touch()
+    return folder.parent / "report.html", folder
+
+
 def test_by_the_command_line(run, capsys):
     assert main(["card", str(run), "--license", "mit"]) == 0
     assert str(run / "README.md") in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import fnmatch
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -216,3 +217,31 @@ def test_it_is_loaded_when_it_is_used():
 
 def test_folders_may_be_paths():
     assert same_weights(from_pretrained(Path(SHIPPED)), SHIPPED / "student.safetensors")
+
+
+def test_the_page_on_the_hub(run, hub, tmp_path, monkeypatch, capsys):
+    """Its commands and its Python run in an order in which they can, all to the letter but RUN and user."""
+    text = (Path(__file__).parents[2] / "docs/hub.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    run.rename(tmp_path / "runs/student")
+    Image.new("RGB", (40, 40), (90, 10, 10)).save(tmp_path / "photo.jpg")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    commands = [
+        line.replace("RUN", "runs/student").replace("user/", "ada/").split()[1:]
+        for language, block in blocks
+        if not language
+        for line in block.splitlines()
+    ]
+    assert [words[0] for words in commands] == ["card", "predict", "push"]
+    for words in sorted(commands, key=lambda words: words[0] == "predict"):  # what is pushed can be asked
+        assert main(words) == 0, capsys.readouterr().err
+    names = {}
+    (python,) = (block for language, block in blocks if language == "python")
+    exec(python, names)
+    assert not names["network"].training
+    card = names["network"].card
+    for attribute in ("classes", "image_size", "mean", "std", "to_input"):
+        assert f"`{attribute}" in text
+        assert hasattr(card, attribute)
+    assert names["cmkd"].push_to_hub("runs/student", "ada/name").startswith(client.constants.ENDPOINT)
