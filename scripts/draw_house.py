@@ -14,9 +14,10 @@ STOREYS = (
         "#ddd6fe",
         (
             ("bench", "grids of runs"),
-            ("demo", "the first two minutes"),
-            ("report", "tables, figures, a page"),
+            ("demo", "a first look"),
+            ("report", "tables, figures"),
             ("export", "one file to ship"),
+            ("hub", "cards, sharing"),
         ),
     ),
     ("#fbcfe8", (("training", "the loop, run folders, checkpoints, several processes"),)),
