@@ -13,6 +13,7 @@ import yaml
 
 from cmkd.bench import running
 from cmkd.bench.config import BenchConfig
+from cmkd.bench.estimate import estimate
 from cmkd.bench.reporting.results import read_grid
 from cmkd.data.loader import Loader
 from cmkd.errors import InputError, Interrupted
@@ -318,6 +319,18 @@ def test_a_grid_that_was_moved_goes_on(bench, tmp_path):
     write_spec(tmp_path, grid)
     with pytest.raises(InputError, match="teacher: there 'grid/teachers/big', now"):
         running.bench(config)
+
+
+def test_teachers_and_caches_that_nothing_needs_any_more_are_not_made_again(bench, tmp_path):
+    grid = with_(seeds=[0], methods={"CE": {}}, cache={"views": 1})
+    bench(grid)
+    shutil.rmtree(tmp_path / "grid/teachers")
+    shutil.rmtree(tmp_path / "grid/caches")
+    assert estimate(BenchConfig(spec="grid.yaml", out="grid")).seconds == 0
+    outcome, started = bench(grid)
+    assert (outcome.finished, started) == (1, [])
+    outcome, started = bench({**grid, "seeds": [0, 1]})
+    assert (outcome.finished, started) == (2, ["teachers/big", "caches/big", cell("CE", 1)])
 
 
 def test_another_grid_is_not_written_over_it(bench, tmp_path):

@@ -71,7 +71,9 @@ def estimate(config: BenchConfig) -> Estimate:
     plan = expand(plan.spec, str(folder.path), chosen(trials(plan, folder)))
     listed = (*plan.of("teacher"), *plan.of("cache"), *plan.of("trial"), *plan.cells())
     jobs = [(job, folder.state(job)) for job in listed]
-    rest = [job for job, state in jobs if state != "finished"]
+    finished = [job.name for job, state in jobs if state == "finished"]
+    spared = {*finished, *plan.unneeded(finished)}
+    rest = [job for job, _ in jobs if job.name not in spared]
     rates = Rates(folder)
     for job, state in jobs:
         if state == "finished":

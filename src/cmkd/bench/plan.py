@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -85,6 +85,19 @@ class Plan:
             return pair, methods.index(labels["method"]), self.spec.seeds.index(labels["seed"])
 
         return sorted(self.of("cell"), key=position)
+
+    def unneeded(self, finished: Collection[str]) -> set[str]:
+        """Return the teachers and caches that are not there, and that nothing needs which is still to run.
+
+        Args:
+            finished: Names of the jobs that are finished.
+        """
+        wanted: set[str] = set()
+        for job in reversed(self.jobs.values()):  # what others need comes first in their order
+            if job.name not in finished and (job.kind in ("cell", "trial") or job.name in wanted):
+                wanted.update(job.needs)
+        made = {job.name for job in self.jobs.values() if job.kind in ("teacher", "cache")}
+        return made - wanted - set(finished)
 
     def decided(self, job: Job) -> bool:
         """Whether the options of a job are final: those of cells may wait for the trials of their method."""

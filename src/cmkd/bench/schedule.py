@@ -10,7 +10,7 @@ from cmkd.bench.folder import GridFolder
 from cmkd.bench.plan import Job, Plan, expand
 from cmkd.bench.tuning import choose
 
-Stage = Literal["waiting", "running", "finished", "failed", "blocked"]
+Stage = Literal["waiting", "running", "finished", "failed", "blocked", "unneeded"]
 
 
 class Schedule:
@@ -37,6 +37,8 @@ class Schedule:
             job.name: "finished" if folder.state(job) == "finished" else "waiting"
             for job in plan.jobs.values()
         }
+        finished = [name for name, stage in self.stages.items() if stage == "finished"]
+        self.stages |= dict.fromkeys(plan.unneeded(finished), "unneeded")
         earlier = folder.read_json("failures.json")
         self._attempts = {name: int(failure["attempts"]) for name, failure in earlier.items()}
         #: Of earlier calls those that have not been tried again yet; what was blocked is looked at anew.
@@ -57,7 +59,8 @@ class Schedule:
         """Return a job that may begin; None if there is none now."""
         for name, stage in self.stages.items():
             job = self.plan.jobs[name]
-            if stage == "waiting" and all(self.stages[need] == "finished" for need in job.needs):
+            there = all(self.stages[need] in ("finished", "unneeded") for need in job.needs)
+            if stage == "waiting" and there:
                 return job
         return None
 
