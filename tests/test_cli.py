@@ -145,7 +145,7 @@ def test_report_pools_seeds_and_nothing_else(run, tmp_path):
     for seed, alpha in [(0, 8), (1, 8), (0, 2)]:
         options = ["--epochs", 1, "--batch_size", 512, "--loss.alpha", alpha, "--seed", seed]
         assert run("distill", *TINY, *options, "--out", f"{alpha}-{seed}")[0] == 0
-    status, out, err = run("report", "8-0", "8-1", "2-0", "--out", "page.html")
+    status, out, err = run("report", "8-0", "8-1", "2-0", "--out", "page.html", "--images", 30)
     assert status == 0, err
     accuracy = [
         json.loads((tmp_path / f"8-{seed}/result.json").read_text())["test"]["accuracy"] for seed in (0, 1)
@@ -155,6 +155,7 @@ def test_report_pools_seeds_and_nothing_else(run, tmp_path):
     assert "CMKD (alpha 2.0)" in out
     assert (tmp_path / "page.html").stat().st_size > 100_000
     assert_refused(run("report", "8-0", "absent"), "absent", "no run folder")
+    assert_refused(run("report", "8-0", "page.html"), "page.html", "no run folder")
 
 
 def test_list(run):
@@ -206,7 +207,7 @@ def test_methods_are_added(run, tmp_path):
     first, second = config["with"]
     assert (first["name"], first["weight"], first["p"]) == ("AT", 2, 2)
     assert (second["name"], second["student_layers"]) == ("FitNet", ["first"])
-    assert "KD + AT + FitNet" in run("report", "typed")[1]
+    assert "KD + AT + FitNet" in run("report", "typed", "--images", 0)[1]
     (tmp_path / "options.yaml").write_text(
         "with:\n- {name: AT, weight: 2}\n- {name: FitNet, student_layers: [first], teacher_layers: [first]}\n"
     )

@@ -107,6 +107,13 @@ def test_histograms_of_several_seeds_are_added_up(tmp_path):
     assert (bars.y[0], bars.y[19]) == (0.5, 0.5)
 
 
+def test_of_many_methods_the_first_six_have_their_weights_drawn(tmp_path):
+    groups = {f"CMKD {each}": [write_run(tmp_path / str(each), epochs=1)] for each in range(7)}
+    section = next(each for each in sections(read_groups(groups)) if each.title == "Difficulty weight")
+    assert len(section.panels) == 12
+    assert "The first 6 of 7 methods." in section.caption
+
+
 def test_what_is_missing_says_so(tmp_path):
     alone = {"CE": [write_run(tmp_path / "ce", "CE", teacher=False, validation=False)]}
     drawn = panels(alone)

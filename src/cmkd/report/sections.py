@@ -9,6 +9,9 @@ from cmkd.report.figures import Panel, Quantity, over_epochs
 from cmkd.report.records import Records, pooled
 from cmkd.report.table import teachers
 
+#: Methods whose weights are drawn.
+MOST_ADAPTIVE = 6
+
 NO_EPOCH = "No epoch has finished yet."
 NO_TEACHER = "No run had a teacher to be compared with."
 NO_VALIDATION = "No run held out a validation part."
@@ -155,8 +158,10 @@ def _weights(records: Records) -> Section:
     if not adaptive:
         absent = "No run was trained with CMKD, which alone weights every sample by its difficulty."
         return Section("Difficulty weight", "", [Panel("Weight w", None, absent)], key=False)
+    if len(adaptive) > MOST_ADAPTIVE:
+        caption += f" The first {MOST_ADAPTIVE} of {len(adaptive)} methods."
     panels = []
-    for label in adaptive:
+    for label in adaptive[:MOST_ADAPTIVE]:
         prefix = f"{label}: " if len(adaptive) > 1 else ""
         for key, name in (("weight", "weight w"), ("difficulty", "difficulty, as measured")):
             title = f"{prefix}{name}" if prefix else name.capitalize()

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from matplotlib.axes import Axes
 
+#: With more names than this a key would leave no room for the drawing.
+MOST_NAMES = 24
+
 _MARKERS = dict(zip(PLOTLY_MARKERS, MATPLOTLIB_MARKERS, strict=True)) | {"star": "*", "line-ns-open": "|"}
 _ERRORS = ("error_x", "error_y")
 _DASHES = {"solid": "-", "dash": "--", "dot": ":"}
@@ -60,8 +63,9 @@ def draw(axes: Axes, figure: go.Figure, *, key: bool) -> None:
         axes.axvline(shape.x0, color=color_of(shape.line.color), lw=1, ls=":", zorder=1)
     _finish(axes, figure, places)
     handles, labels = axes.get_legend_handles_labels()
-    if len(labels) > 1 and (key or figure.layout.showlegend):
-        dense = sum(len(trace.x) for trace in figure.data) > 500  # no room left, and a long search for it
+    if 1 < len(labels) <= MOST_NAMES and (key or figure.layout.showlegend):
+        # Among many points or names there is no room for it, and looking for some takes long.
+        dense = len(labels) > 8 or sum(len(trace.x) for trace in figure.data) > 500
         below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.02)} if dense else {}
         columns = 4 if dense else 2 if len(labels) > 3 else 1
         axes.legend(handles, labels, fontsize=7, labelcolor=INK, frameon=False, ncols=columns, **below)

@@ -90,7 +90,7 @@ class RunFolder:
         file = self.path / "config.yaml"
         try:
             stored = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"{self.path} is no run folder: it has no config.yaml.") from None
         except (UnicodeDecodeError, yaml.YAMLError) as error:
             raise InputError(f"{file} is not readable as YAML: {' '.join(str(error).split())}") from None
