@@ -146,3 +146,4 @@ def test_the_line_that_says_why(tmp_path, text, error):
     (tmp_path / "log").write_text(text)
     assert last_error(tmp_path / "log") == error
     assert last_error(tmp_path / "absent") == ""
+    assert last_error(tmp_path / "log/below a file") == ""

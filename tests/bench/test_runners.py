@@ -2,11 +2,13 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from cmkd.bench import runners
 from cmkd.bench.config import BenchConfig
+from cmkd.bench.on_ray import RayRunner
 from cmkd.bench.runners import LocalRunner, Task, cores
 from cmkd.bench.running import open_runner
 from cmkd.errors import InputError
@@ -71,6 +73,26 @@ def test_a_process_that_is_stopped_may_end_in_its_own_time(tmp_path, scripts):
         time.sleep(0.01)
     runner.stop()
     assert (tmp_path / "state").read_text() == "kept"
+
+
+def test_a_task_of_a_cluster_that_cannot_open_its_log_has_failed(tmp_path):
+    class Cluster:
+        """As much of Ray as is asked, with a task that has raised."""
+
+        exceptions = SimpleNamespace(RayError=RuntimeError)
+
+        def wait(self, tasks, **_):
+            return tasks, []
+
+        def get(self, task):
+            raise RuntimeError("not a directory")
+
+    (tmp_path / "logs").write_text("where a folder should be")
+    runner = RayRunner.__new__(RayRunner)
+    runner._ray = Cluster()
+    runner._tasks = {"handle": Task("a", [], tmp_path / "logs/a.log")}
+    assert runner.ended(0) == {"a": 1}
+    assert runner.ended(0) == {}
 
 
 def test_without_ray_it_is_said_how_to_get_it(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -79,8 +80,9 @@ class RayRunner:
                 found[task.name] = int(self._ray.get(each))
             except self._ray.exceptions.RayError as error:
                 found[task.name] = 1
-                with task.log.open("a", encoding="utf-8") as log:
-                    log.write(f"\ncmkd: error: the cluster failed: {' '.join(str(error).split())[-300:]}\n")
+                said = f"\ncmkd: error: the cluster failed: {' '.join(str(error).split())[-300:]}\n"
+                with contextlib.suppress(OSError), task.log.open("a", encoding="utf-8") as log:
+                    log.write(said)  # unless that is what has failed
         return found
 
     def stop(self) -> None:

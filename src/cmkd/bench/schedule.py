@@ -160,7 +160,7 @@ def last_error(log: Path) -> str:
     """Return the line of a log that says best why it ended: the last error of cmkd's, else the last line."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+    except OSError:  # it was never opened
         return ""
     lines = [line.strip() for line in re.split(r"[\r\n]+", text.rpartition("\n== ")[2]) if line.strip()]
     errors = [line.removeprefix("cmkd: error: ") for line in lines if line.startswith("cmkd: error: ")]
