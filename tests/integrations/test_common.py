@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from cmkd import CMKDLoss, InputError, KDLoss
+from cmkd import CMKDLoss, DenseLoss, InputError, KDLoss, TokenLoss
 from cmkd.integrations.common import check_loss, check_task_weight, class_indices, freeze, logits_of
 from cmkd.losses import CTKDLoss
 from cmkd.losses.features import FitNetLoss
@@ -84,7 +84,11 @@ def test_logits_are_found_where_libraries_put_them():
 def test_only_class_indices_are_targets():
     logits = torch.zeros(4, 3, 2)
     labels = torch.zeros(4, 2, dtype=torch.int64)
-    assert class_indices(labels, logits) is labels
-    assert class_indices(labels[:, 0], logits) is None
-    assert class_indices(labels.float(), logits) is None
-    assert class_indices(None, logits) is None
+    assert class_indices(labels, logits, KDLoss()) is labels
+    assert class_indices(labels[:, 0], logits, KDLoss()) is None
+    assert class_indices(labels.float(), logits, KDLoss()) is None
+    assert class_indices(None, logits, KDLoss()) is None
+    assert class_indices(labels, logits, DenseLoss()) is labels
+    assert class_indices(labels, logits, TokenLoss()) is None
+    of_tokens = torch.zeros(4, 3, dtype=torch.int64)
+    assert class_indices(of_tokens, logits, TokenLoss()) is of_tokens

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cmkd import CMKDLoss, InputError, KDLoss
+from cmkd import CMKDLoss, InputError, KDLoss, TokenLoss
 
 transformers = pytest.importorskip("transformers")
 
@@ -142,3 +142,8 @@ def test_another_vocabulary_is_refused(tmp_path):
     ours = trainer(language_model(), language_model(words=48), of_words(), tmp_path)
     with pytest.raises(InputError, match=r"logits\[\.\.\., :V\]"):
         ours.compute_loss(ours.model.train(), batch_of(of_words()))
+
+
+def test_a_loss_of_tokens_is_not_put_into_another(tmp_path):
+    with pytest.raises(InputError, match="pass the loss inside it"):
+        trainer(language_model(), language_model(), of_words(), tmp_path, TokenLoss(shift=True))

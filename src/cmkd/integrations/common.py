@@ -82,7 +82,9 @@ def tell_epoch(loss: nn.Module, epoch: float) -> None:
         set_epoch(epoch)
 
 
-def class_indices(target: Any, logits: Tensor) -> Tensor | None:
+def class_indices(target: Any, logits: Tensor, loss: nn.Module) -> Tensor | None:
     """Return a target if it is one class index for each of the logits' rows; soft labels, say, give None."""
+    classes_last = getattr(loss, "classes_last", False)
+    shape = logits.shape[:-1] if classes_last else (len(logits), *logits.shape[2:])
     fits = isinstance(target, Tensor) and target.dtype == torch.int64
-    return target if fits and target.shape == (len(logits), *logits.shape[2:]) else None
+    return target if fits and target.shape == shape else None

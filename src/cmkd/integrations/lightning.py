@@ -171,7 +171,7 @@ class DistillationCallback(_Callback):
         with torch.no_grad():
             teacher_logits = logits_of(self.teacher(*given, **named), "teacher")
         target = self.find_target(batch)
-        term = self.loss(logits, teacher_logits, class_indices(target, logits))
+        term = self.loss(logits, teacher_logits, class_indices(target, logits, self.loss))
         logged = {"distillation/task": task.detach(), "distillation/loss": term.detach()}
         pl_module.log_dict(logged, batch_size=len(logits))
         total = self.task_weight * task + term

@@ -98,6 +98,6 @@ class DistillationTask(LogitDistillationTask):
         with torch.no_grad():
             seen = self.teacher.normalize_input(input, self.student_mean, self.student_std)
             teacher_logits = logits_of(self.teacher(seen), "teacher")
-        term = self.distillation(logits, teacher_logits, class_indices(target, logits))
+        term = self.distillation(logits, teacher_logits, class_indices(target, logits, self.distillation))
         total = self.task_loss_weight * task + self.distill_loss_weight * term
         return {"loss": total, "output": logits, "task_loss": task, "kd_loss": term}

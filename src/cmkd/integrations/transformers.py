@@ -74,6 +74,10 @@ class DistillationTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         self.teacher = freeze(teacher)
+        if isinstance(loss, TokenLoss):
+            raise InputError(
+                "loss is a TokenLoss: pass the loss inside it, this trainer knows which tokens count."
+            )
         self.distillation = check_loss(loss)
         self.task_weight = check_task_weight(self.distillation, task_weight)
         super().__init__(*args, **kwargs)

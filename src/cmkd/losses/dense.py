@@ -29,6 +29,8 @@ class DenseLoss(TokenLoss):
                  [False,  True]]])
     """
 
+    classes_last = False
+
     def __init__(
         self, loss: nn.Module | None = None, *, ignore_index: int = -100, chunk: int | None = None
     ) -> None:

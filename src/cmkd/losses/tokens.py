@@ -58,6 +58,9 @@ class TokenLoss(nn.Module):
         tensor(1.0961)
     """
 
+    #: Where the classes of the logits are: at the end, or in the second dimension.
+    classes_last: bool = True
+
     def __init__(
         self,
         loss: nn.Module | None = None,
