@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import html
 import io
+import json
 import os
 import posixpath
 import re
@@ -29,7 +30,7 @@ from site_checks import problems
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "bash", ".ipynb": "json"}
+LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "bash"}
 PICTURES = (".png", ".svg")
 
 FENCE = re.compile(r"^( *)```.*?^\1``` *$", flags=re.DOTALL | re.MULTILINE)
@@ -76,11 +77,28 @@ def linked(file: str, text: str) -> list[str]:
     return [posixpath.normpath(posixpath.join(here, target)) for target in targets]
 
 
+def notebook(path: Path) -> str:
+    """Return the cells of a notebook, and what they showed, as a page."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for shown in (output.get("data", {}) for output in cell.get("outputs", [])):
+            if "text/markdown" in shown:
+                parts.append("".join(shown["text/markdown"]))
+            elif "image/png" in shown:
+                pixels = "".join(shown["image/png"]).replace("\n", "")
+                parts.append(f'<img alt="What the cell drew" src="data:image/png;base64,{pixels}">')
+    return "\n\n".join(parts) + "\n"
+
+
 def as_markdown(file: str) -> str:
     """Return a file or folder as a page: Markdown as it is, a folder by its README, the rest as code."""
     path = ROOT / file
     if path.suffix == ".md":
         return path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        return notebook(path)
     if path.is_dir():
         for page in (path / "README.md", *sorted(path.glob("*.md"))):
             if page.is_file():
