@@ -6,6 +6,7 @@ Every attempt is a process of its own, forked from this one so that it need not 
 SIGKILL at most SECONDS after it has begun and STATE exists. Prints how many of the KILLS found it at work.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -18,6 +19,9 @@ import torch
 
 from cmkd.cli import main
 from cmkd.training import loop, runs  # noqa: F401 - imported once for all attempts
+
+with contextlib.suppress(ImportError):
+    import torch.utils.tensorboard  # as every run does where it is installed
 
 
 def begin(words):
