@@ -118,7 +118,7 @@ def _rows(panels: list[Panel]) -> list[list[Panel]]:
 
 def _height(panel: Panel) -> float:
     if panel.pictures:
-        return 3.6 if panel.large else 2.0 if len(panel.pictures) <= 8 else 3.6
+        return 3.6 if panel.large else 1.85 if len(panel.pictures) <= 8 else 3.6
     return HEIGHT if panel.height is None else max(HEIGHT, panel.height * REM)
 
 
@@ -132,6 +132,7 @@ def _show(place: SubFigure, panel: Panel) -> None:
     grid = place.subplots(-(-len(panel.pictures) // columns), columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
+        axes.set_anchor("N")  # captions hang below
     for axes, picture in zip(grid, panel.pictures, strict=False):
         axes.imshow(
             np.asarray(Image.open(io.BytesIO(picture.content)).convert("RGB")), interpolation="nearest"

@@ -66,9 +66,11 @@ def draw(axes: Axes, figure: go.Figure, *, key: bool) -> None:
     if 1 < len(labels) <= MOST_NAMES and (key or figure.layout.showlegend):
         # Among many points or names there is no room for it, and looking for some takes long.
         dense = len(labels) > 8 or sum(len(trace.x) for trace in figure.data) > 500
-        below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.02)} if dense else {}
-        columns = 4 if dense else 2 if len(labels) > 3 else 1
-        axes.legend(handles, labels, fontsize=7, labelcolor=INK, frameon=False, ncols=columns, **below)
+        where: dict[str, Any] = {"ncols": 2 if len(labels) > 3 else 1, "fontsize": 7}
+        if dense:
+            where = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.02), "ncols": 3, "fontsize": 6}
+            where |= {"columnspacing": 0.8, "handletextpad": 0.2}
+        axes.legend(handles, labels, labelcolor=INK, frameon=False, **where)
 
 
 class _Places:

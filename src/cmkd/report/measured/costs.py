@@ -22,13 +22,13 @@ def sections(sources: Sources) -> list[Section]:
         "parameters."
     )
     panels = [
-        _panel(sources, "Latency", "CPU latency (ms)", "latency_ms", ".2f"),
-        _panel(sources, "Size", "parameters", "parameters", ",.0f"),
+        _panel(sources, "Latency", "CPU latency (ms)", "latency_ms", ".2f", "~g"),
+        _panel(sources, "Size", "parameters", "parameters", ",.0f", "~s"),
     ]
     return [Section(TITLE, caption, panels, key=any(panel.figure for panel in panels))]
 
 
-def _panel(sources: Sources, title: str, axis: str, key: str, form: str) -> Panel:
+def _panel(sources: Sources, title: str, axis: str, key: str, form: str, ticks: str) -> Panel:
     points = []
     for record in teachers(sources.records).values():
         cost = (record.teacher or {}).get(key)
@@ -55,7 +55,7 @@ def _panel(sources: Sources, title: str, axis: str, key: str, form: str) -> Pane
             hovertemplate=f"%{{x:{form}}}: %{{y:.2%}}",
         )
     figure.update_layout(hovermode="closest")
-    figure.update_xaxes(title_text=axis, rangemode="tozero", showgrid=True, nticks=5, tickformat="~s")
+    figure.update_xaxes(title_text=axis, rangemode="tozero", showgrid=True, nticks=5, tickformat=ticks)
     words = "; ".join(f"{name} {accuracy:.2%} at {format(cost, form)}" for name, cost, accuracy, _ in points)
     return Panel(title, figure, f"{axis}: {words}.")
 
