@@ -95,20 +95,22 @@ def table(record: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def readme(record: dict) -> str:
-    """Write the page beside the numbers."""
+def readme(record: dict, out: str) -> str:
+    """Write the page beside the numbers; `out` is the folder that it lies in."""
     texts, length, classes = (record[name] for name in ("texts", "length", "classes"))
     logits = 4 * texts * length * classes / 2**20
-    return (
-        "# Memory of losses on tokens\n\n"
-        f"Peak memory of one step beyond the two logits, its gradient included: {texts} x {length} tokens, "
-        f"of which a fifth is padding, {classes:,} classes, float32. The logits of one side are {logits:,.0f}"
-        " MiB, and so is the gradient; in parentheses the peak as a multiple of that. At once: the loss is "
-        "called on the rows that count. Chunks: by `TokenLoss`. Top 64: by `TokenLoss`, of a teacher that "
-        f"gives 64 classes.\n\n{table(record)}\n"
-        f"CPU, {record['threads']} thread(s), torch {record['torch']}, {record['system']}; one process for "
-        "each cell. Command: `python benchmarks/tokens_memory.py --out results/tokens`.\n"
-    )
+    command = f"python benchmarks/tokens_memory.py --texts {texts} --length {length} --out {out}"
+    return f"""# Memory of losses on tokens
+
+Peak memory of one step beyond the two logits, its gradient included: {texts} x {length} tokens, of which
+a fifth is padding, {classes:,} classes, float32. The logits of one side are {logits:,.0f} MiB, and so is
+the gradient; in parentheses the peak as a multiple of that. At once: the loss is called on the rows that
+count. Chunks: by `TokenLoss`. Top 64: by `TokenLoss`, of a teacher that gives 64 classes.
+
+{table(record)}
+CPU, threads: {record["threads"]}, torch {record["torch"]}, {record["system"]}; one process for each cell.
+Written by `{command}`.
+"""
 
 
 def main() -> None:
@@ -143,7 +145,7 @@ def main() -> None:
         return
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "memory.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (options.out / "README.md").write_text(readme(record), encoding="utf-8")
+    (options.out / "README.md").write_text(readme(record, options.out.as_posix()), encoding="utf-8")
 
 
 if __name__ == "__main__":

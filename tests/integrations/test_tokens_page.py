@@ -75,9 +75,17 @@ def test_the_table_of_memory_is_the_committed_one(monkeypatch):
         from tokens_memory import readme, table
     finally:
         sys.modules.pop("tokens_memory", None)
-    record = json.loads((ROOT / "results/tokens/memory.json").read_text(encoding="utf-8"))
-    assert readme(record) == (ROOT / "results/tokens/README.md").read_text(encoding="utf-8")
-    assert table(record) in PAGE
+    above = {}
+    for folder in ("results/tokens", "results/tokens/100"):
+        record = json.loads((ROOT / folder / "memory.json").read_text(encoding="utf-8"))
+        assert readme(record, folder) == (ROOT / folder / "README.md").read_text(encoding="utf-8")
+        for key, each in record["measured"].items():
+            above.setdefault(key, []).append((each["peak"] - each["logits"]) / 2**20)
+        if folder == "results/tokens":
+            assert table(record) in PAGE
+    said = re.search(r"(\d+) MiB for KD, (\d+) for DKD, (\d+) for\s+CMKD", PAGE)
+    for method, figure in zip(("KD", "DKD", "CMKD"), said.groups(), strict=True):
+        assert above[f"{method}, chunks"] == pytest.approx([int(figure)] * 2, abs=1)
 
 
 def test_chunks_need_less_memory_than_the_whole(monkeypatch):
