@@ -105,6 +105,10 @@ def test_chunks_need_less_memory_than_the_whole(monkeypatch):
     assert chunks["peak"] < 0.6 * whole["peak"]
 
 
+def test_the_page_shows_what_the_example_of_text_said():
+    assert (ROOT / "results/text/output.txt").read_text(encoding="utf-8") in PAGE
+
+
 def test_the_example_of_text_learns(capsys):
     example = ROOT / "examples/text_classifier.py"
     result = runpy.run_path(str(example))["main"](seeds=1, epochs=6)
