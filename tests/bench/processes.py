@@ -62,7 +62,7 @@ def start(root, *options):
     )
 
 
-def wait_for(condition, process, seconds=120):
+def wait_for(condition, process, seconds=300):
     """Wait until something holds, as long as a process is at work."""
     until = time.monotonic() + seconds
     while not condition():
