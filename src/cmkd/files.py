@@ -10,6 +10,15 @@ from pathlib import Path
 from cmkd.errors import InputError
 
 
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """Return a path with `~` as the home folder.
+
+    Unlike `Path.expanduser`, this takes `~name` of nobody for a folder's name, as shells do: that it does not
+    exist is what every reader has an answer to.
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 def write_atomic(path: Path, content: str | bytes) -> Path:
     """Replace a file so that a reader, and a machine that loses power, sees the old or the new content.
 

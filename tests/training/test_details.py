@@ -132,5 +132,16 @@ def test_details_of_other_weights_or_a_damaged_file_are_none(root, tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no finished run"):
+    with pytest.raises(InputError, match="no run folder"):
         keep_details(tmp_path)
+
+
+def test_a_run_that_keeps_off_the_test_set_is_not_measured_on_it(root, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(root / "student", run, ignore=shutil.ignore_patterns("details.npz"))
+    options = run / "config.yaml"
+    assert "test: null" in options.read_text()
+    options.write_text(options.read_text().replace("test: null", "test: never"))
+    with pytest.raises(InputError, match="--test never"):
+        keep_details(run)
+    assert not (run / "details.npz").exists()

@@ -7,6 +7,8 @@ import os
 import re
 from pathlib import Path
 
+from cmkd.files import at_home
+
 _PLAIN = re.compile(r"[A-Za-z0-9_+=][A-Za-z0-9._+=-]{0,63}")
 
 
@@ -39,6 +41,6 @@ def pair_name(teacher: str, student: str) -> str:
 
 def shown(path: str | Path) -> str:
     """Return a path as seen from the current folder, if it lies in there: the same however it was spelled."""
-    absolute = os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - links stay as they are
+    absolute = os.path.abspath(at_home(path))  # noqa: PTH100 - links stay as they are
     relative = os.path.relpath(absolute)
     return absolute if relative.startswith("..") else relative

@@ -20,6 +20,7 @@ from cmkd.bench.sections import (
 )
 from cmkd.bench.spec import Pair, Spec, Teacher, Tuning, merged
 from cmkd.errors import InputError
+from cmkd.files import at_home
 from cmkd.training.cache_config import CacheConfig
 from cmkd.training.config import DistillConfig, TrainConfig
 
@@ -42,7 +43,7 @@ def read_spec(file: str | Path) -> Spec:
     Raises:
         InputError: Something in the file cannot be used; the message says where it stands and what may.
     """
-    top = read_file(Path(file).expanduser())
+    top = read_file(at_home(file))
     top.only(_KEYS)
     name = top.content.get("name", top.file.stem)
     if not isinstance(name, str) or not name:

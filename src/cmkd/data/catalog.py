@@ -19,6 +19,7 @@ from cmkd import data
 from cmkd.data.base import ImageData
 from cmkd.data.stored import IMAGE_SIZE, BadImages, ReadOptions
 from cmkd.errors import InputError, unknown_name
+from cmkd.files import at_home
 
 Opener = Callable[..., ImageData]
 
@@ -73,7 +74,7 @@ def load(
     if colon:
         size = IMAGE_SIZE if image_size is None else image_size
         return openers[key](where, ReadOptions(size, bad_images, image_column, label_column))
-    opened = openers[key](None if root is None else Path(root).expanduser())
+    opened = openers[key](None if root is None else at_home(root))
     return opened if image_size is None else replace(opened, image_size=image_size)
 
 

@@ -19,6 +19,7 @@ from cmkd.data.stored import (
     bad_image,
 )
 from cmkd.errors import InputError
+from cmkd.files import at_home
 
 _CHECKED_FILES = 100_000
 
@@ -68,7 +69,7 @@ def open_folder(path: str, options: ReadOptions) -> ImageData:
             have different classes, or a file is damaged. Up to 100,000 files are checked here; of a larger
             set a damaged file is named when it is read, as are all that are to be skipped.
     """
-    root = Path(path).expanduser()
+    root = at_home(path)
     if not root.is_dir():
         raise InputError(f"no such folder: {root}")
     _refuse_unknown_parts(root)

@@ -17,6 +17,7 @@ from cmkd.data.base import ImageData
 from cmkd.data.decoding import DamagedImage
 from cmkd.data.stored import ReadOptions, StoredImages, as_image_data
 from cmkd.errors import InputError, unknown_name
+from cmkd.files import at_home
 
 logger = logging.getLogger(__name__)
 
@@ -115,11 +116,11 @@ def _library() -> ModuleType:
 def _load(name: str) -> dict[str, Any]:
     """Return the parts of a data set by name."""
     library = _library()
-    path = Path(name).expanduser()
+    path = at_home(name)
     config = None
     if not path.exists() and ":" in name:
         name, _, config = name.rpartition(":")
-        path = Path(name).expanduser()
+        path = at_home(name)
     if not path.exists() and (name.startswith((".", "~", os.sep)) or name.count("/") > 1):
         raise InputError(f"no such folder: {path}")
     try:

@@ -28,6 +28,7 @@ from cmkd.data.decoding import DamagedImage
 from cmkd.data.stored import ReadOptions, StoredImages, as_image_data
 from cmkd.data.tar_index import DAMAGED, PROBLEMS, member_name, read_index
 from cmkd.errors import InputError
+from cmkd.files import at_home
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def expand(pattern: str) -> list[Path]:
     Raises:
         InputError: There is none, or one that is named in full does not exist.
     """
-    pattern = str(Path(pattern).expanduser())
+    pattern = str(at_home(pattern))
     if Path(pattern).is_dir():
         found = sorted([*Path(pattern).glob("*.tar"), *Path(pattern).glob("*/*.tar")])
         if not found:

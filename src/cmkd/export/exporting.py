@@ -18,7 +18,7 @@ from cmkd.export.formats import SUFFIXES, as_bytes
 from cmkd.export.opening import Model, from_bytes, open_run
 from cmkd.export.quantizing import quantize
 from cmkd.export.timing import latencies
-from cmkd.files import write_atomic
+from cmkd.files import at_home, write_atomic
 
 
 @dataclass
@@ -66,7 +66,7 @@ def export(config: ExportConfig) -> Exported:
         InputError: The run is not finished, the network cannot be exported, the file would replace one that
             is not of this command, or it gives other answers than PyTorch. Nothing is written then.
     """
-    run = Path(config.run).expanduser()
+    run = at_home(config.run)
     plain = Card.of_run(run)
     file = _destination(run, config)
     reference, network = open_run(run)
@@ -110,7 +110,7 @@ def export(config: ExportConfig) -> Exported:
 def _destination(run: Path, config: ExportConfig) -> Path:
     suffix = SUFFIXES[config.format]
     name = f"student-{config.quantize}{suffix}" if config.quantize else f"student{suffix}"
-    file = Path(config.out).expanduser() if config.out else run / "export" / name
+    file = at_home(config.out) if config.out else run / "export" / name
     if file.suffix != suffix:
         raise InputError(f"--out {file}: a file of the form {config.format} ends in {suffix}.")
     for path in (file, _beside(file)):

@@ -21,6 +21,7 @@ from cmkd.errors import InputError
 from cmkd.export.card import MARK, Card
 from cmkd.export.formats import EXTRA_FILE, SUFFIXES, Format
 from cmkd.export.libraries import require
+from cmkd.files import at_home
 from cmkd.teachers.opening import load_run_network
 
 #: Parts of an exported program that PyTorch would unpickle, or load as a library of machine code.
@@ -58,7 +59,7 @@ def open_model(path: str | Path) -> Model:
         InputError: There is no such thing, it is something else or damaged, or the library that runs it is
             missing.
     """
-    path = Path(path).expanduser()
+    path = at_home(path)
     if path.is_dir():
         return open_run(path)[0]
     form = next((form for form, suffix in SUFFIXES.items() if path.suffix == suffix), None)

@@ -15,6 +15,7 @@ from cmkd.data.pixels import picture_levels
 from cmkd.errors import InputError
 from cmkd.export.card import Card
 from cmkd.export.opening import Model, open_model
+from cmkd.files import at_home
 
 _BATCH = 32
 
@@ -67,7 +68,7 @@ def predict(model: str | Path | Model, images: Sequence[str | Path], *, top: int
 def _read(image: Path, card: Card) -> Tensor | str:
     """Return the grey levels of a picture, or what is wrong with it."""
     try:
-        content = image.expanduser().read_bytes()
+        content = at_home(image).read_bytes()
         return picture_levels(content, size=card.image_size, framing=card.framing, channels=card.channels)
     except DamagedImage as error:
         return str(error)

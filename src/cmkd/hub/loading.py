@@ -11,6 +11,7 @@ from torch import nn
 from cmkd import models
 from cmkd.errors import InputError
 from cmkd.export.card import Card
+from cmkd.files import at_home
 from cmkd.hub.library import is_repository, require_hub, told
 from cmkd.teachers.opening import run_card
 
@@ -53,7 +54,7 @@ def from_pretrained(
         >>> network.card.network, network.card.classes[0]
         ('resnet20', 'T-shirt/top')
     """
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if not folder.is_dir():
         folder = download(
             str(name),

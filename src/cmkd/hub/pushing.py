@@ -11,6 +11,7 @@ import yaml
 from cmkd import __version__
 from cmkd.errors import InputError
 from cmkd.export.card import Card
+from cmkd.files import at_home
 from cmkd.hub.cards import FILE, figures, write_model_card
 from cmkd.hub.library import is_repository, require_hub, told
 from cmkd.hub.loading import CARD, WEIGHTS
@@ -49,7 +50,7 @@ def push_to_hub(
     Raises:
         InputError: The run is not finished, nobody is logged in, or the hub refuses or cannot be reached.
     """
-    path = Path(run).expanduser()
+    path = at_home(run)
     if not is_repository(repo):
         raise InputError(f"{repo!r} is no name of a repository on the hub; it has to read like user/name.")
     Card.of_run(path)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cmkd.errors import InputError
-from cmkd.files import write_atomic
+from cmkd.files import at_home, write_atomic
 
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 _STUDENT, _TEACHER = "student.", "teacher."  # mdistiller saves both networks under one roof
@@ -90,7 +90,7 @@ def save_weights(model_or_state: nn.Module | Mapping[str, Tensor], path: StrPath
 
 
 def _read_all(path: StrPath) -> dict[str, Tensor]:
-    path = Path(path).expanduser()
+    path = at_home(path)
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     return _without_prefix(_unwrap(_read(path), path))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cmkd.data import Batch
 from cmkd.errors import InputError
+from cmkd.files import at_home
 from cmkd.teachers.cache_format import Manifest, map_shard, read_manifest, require_size, shard_file
 
 #: A view of at most so many bytes is copied into one piece, out of which rows are taken several times faster.
@@ -31,7 +32,7 @@ class CachedTeacher:
     """
 
     def __init__(self, path: str | Path, *, views: int | None = None) -> None:
-        self.path = Path(path).expanduser()
+        self.path = at_home(path)
         self.manifest: Manifest = read_manifest(self.path)
         held = self.manifest.views
         if held == 0:

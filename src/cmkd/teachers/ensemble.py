@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from cmkd.data import Batch, ImageData
 from cmkd.errors import InputError
+from cmkd.files import at_home
 from cmkd.teachers.live import LiveTeacher
 from cmkd.teachers.opening import TeacherReport, open_teacher
 
@@ -99,7 +99,7 @@ def _weights_of(names: Sequence[str], weights: str | Sequence[str] | None) -> li
         return [None] * len(names)
     if len(names) == 1 and isinstance(weights, str):
         return [weights]
-    named = [not Path(name).expanduser().is_dir() for name in names]
+    named = [not at_home(name).is_dir() for name in names]
     given = [weights] * max(1, sum(named)) if isinstance(weights, str) else list(weights)
     if len(given) != sum(named):
         raise InputError(

@@ -15,6 +15,7 @@ from torch import nn
 from cmkd import models
 from cmkd.data import ImageData
 from cmkd.errors import InputError
+from cmkd.files import at_home
 from cmkd.teachers.live import LiveTeacher
 
 #: The teacher of `cmkd demo`, a run folder like any other.
@@ -146,7 +147,7 @@ def open_teacher(
 
 def run_folder(teacher: str) -> Path:
     """Return the run folder that a teacher names: `demo` is the one that ships with the package."""
-    path = Path(teacher).expanduser()
+    path = at_home(teacher)
     return SHIPPED if teacher == "demo" and not path.exists() else path
 
 

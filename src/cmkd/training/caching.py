@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from cmkd import launcher
 from cmkd.data import ImageData, Loader, TensorImages
 from cmkd.data.augment import require_known
 from cmkd.data.fingerprint import augmentation_hash, fingerprint
+from cmkd.files import at_home
 from cmkd.teachers import EnsembleTeacher, LiveTeacher, TeacherReport, open_teachers
 from cmkd.teachers.cache_format import Manifest, read_manifest, rows_per_shard
 from cmkd.teachers.cache_writing import write_cache
@@ -48,7 +48,7 @@ def cache(
     """
     rank, world_size, device = _process(config.cpu)
     precision = environment.arithmetic(config.precision, device)
-    path = Path(config.path).expanduser()
+    path = at_home(config.path)
     data = load_images(config)
     augment = config.augment or data.augment
     require_known(augment)

@@ -26,6 +26,7 @@ from cmkd.files import write_atomic
 from cmkd.training.details import STORED, VERSION, weights_of
 from cmkd.training.opened import OpenedRun, open_run
 from cmkd.training.processes import process_state
+from cmkd.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +55,15 @@ def keep_details(
         The file; `cmkd.training.details.Details` reads it.
 
     Raises:
-        InputError: The folder is no finished run, its data is not to be had, its teacher has other weights
-            now, or the file cannot be written.
+        InputError: The folder is no finished run, it was told never to look at the test set, its data is not
+            to be had, its teacher has other weights now, or the file cannot be written.
     """
     path = Path(run)
+    if RunFolder(path).read_config().get("test") == "never":
+        raise InputError(
+            f"{path} was told never to look at the test set (--test never), of which the figures are; "
+            "`cmkd evaluate` measures it on its validation part."
+        )
     opened = open_run(path, "test", data_root, torch.device(process_state(cpu=cpu).device))
     loader = opened.loader
     count = max(1, min(images, MOST_LOGITS // opened.data.num_classes))
