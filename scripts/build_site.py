@@ -31,7 +31,7 @@ from site_checks import problems
 ROOT = Path(__file__).parents[1]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "bash"}
-PICTURES = (".png", ".svg")
+AS_THEY_ARE = (".html", ".png", ".svg")
 
 FENCE = re.compile(r"^( *)```.*?^\1``` *$", flags=re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
@@ -57,7 +57,7 @@ def site_path(file: str) -> str:
         return f"{place}/index.md"
     if Path(file).name == "README.md":
         return place.removesuffix("README.md") + "index.md"
-    return place if Path(file).suffix in (*PICTURES, ".md") else f"{place}.md"
+    return place if Path(file).suffix in (*AS_THEY_ARE, ".md") else f"{place}.md"
 
 
 def origin(file: str) -> str:
@@ -166,7 +166,7 @@ def write_pages(folder: Path) -> None:
         seen.add(file)
         place = folder / site_path(file)
         place.parent.mkdir(parents=True, exist_ok=True)
-        if place.suffix in PICTURES:
+        if place.suffix in AS_THEY_ARE:
             shutil.copyfile(ROOT / file, place)
             continue
         text = as_markdown(file)
