@@ -1,6 +1,5 @@
 """Overview, LaTeX, figures and the page of a grid with several pairs."""
 
-import html
 import json
 import re
 import shutil
@@ -18,7 +17,8 @@ from cmkd.bench.reporting.latex import escaped
 from cmkd.bench.reporting.results import read_grid
 from cmkd.bench.reporting.wording import duration, overview
 from tests.bench.grids import cell_name, edit_config, write_grid
-from tests.report.test_page import CHROMIUM, Page
+from tests.browser import needs_browser, on_narrow_and_wide
+from tests.report.test_page import Page
 
 WEAK, STRONG, OTHER = ("resnet20", "resnet14"), ("resnet56", "resnet14"), ("resnet56", "resnet8")
 ODD = "a_b & 5 % <i>"
@@ -185,35 +185,21 @@ def test_durations_are_readable(seconds, text):
     assert duration(seconds) == text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser")
+@needs_browser
 def test_a_browser_draws_every_figure_on_narrow_and_wide_pages(grid, tmp_path):
-    frames = [
-        f'<iframe src="{(grid / "report.html").as_uri()}" style="width: {width}px"></iframe>'
-        for width in (400, 1400)
-    ]
-    look = """addEventListener("load", () => setTimeout(() => {
-      document.title = JSON.stringify([...document.querySelectorAll("iframe")].map((frame) => {
-        const page = frame.contentDocument;
-        const plots = [...page.querySelectorAll(".js-plotly-plot .main-svg:first-child")];
-        return {
-          page: page.documentElement.scrollWidth,
-          plots: plots.length,
-          widest: Math.max(...plots.map((plot) => plot.getBoundingClientRect().right)),
-          failed: !page.getElementById("failure").hidden,
-        };
-      }));
-    }, 5000))"""
-    outer = tmp_path / "frames.html"
-    outer.write_text(f"<title></title>{''.join(frames)}<script>{look}</script>", encoding="utf-8")
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=9000"]
-    command += ["--allow-file-access-from-files", "--enable-logging=stderr", "--v=0", "--dump-dom"]
-    done = subprocess.run([*command, outer.as_uri()], capture_output=True, text=True, timeout=120)
-    narrow, wide = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))
+    look = """(page) => {
+      const plots = [...page.querySelectorAll(".js-plotly-plot .main-svg:first-child")];
+      return {
+        page: page.documentElement.scrollWidth,
+        plots: plots.length,
+        widest: Math.max(...plots.map((plot) => plot.getBoundingClientRect().right)),
+        failed: !page.getElementById("failure").hidden,
+      };
+    }"""
+    narrow, wide, logged = on_narrow_and_wide(grid / "report.html", look, tmp_path, milliseconds=9000)
     assert narrow["plots"] == wide["plots"] == 10  # three figures of three pairs, and one of a student
     for found, width in ((narrow, 400), (wide, 1400)):
         assert found["page"] <= width
         assert found["widest"] <= width
         assert not found["failed"]
-    assert "CONSOLE" not in done.stderr
+    assert "CONSOLE" not in logged

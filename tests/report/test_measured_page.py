@@ -1,38 +1,31 @@
 """The page with all its figures, in a browser and from the command line."""
 
-import html
-import json
-import re
-import subprocess
-
 import pytest
 
 from cmkd.cli import main
 from cmkd.report import report_runs, write_report
 from cmkd.report.static import FORMATS
 from cmkd.training import DistillConfig, TrainConfig, distill, train
+from tests.browser import needs_browser, on_narrow_and_wide
 from tests.report.synthetic import write_run
-from tests.report.test_page import CHROMIUM, Page, drawings_of
+from tests.report.test_page import Page, drawings_of
 
 #: Run in the page: what a reader would stumble over.
-LOOK = """addEventListener("load", () => setTimeout(() => {
-  document.title = JSON.stringify([...document.querySelectorAll("iframe")].map((frame) => {
-    const page = frame.contentDocument;
-    const plots = [...page.querySelectorAll(".js-plotly-plot .main-svg:first-child")];
-    const pictures = [...page.querySelectorAll(".gallery img")];
-    const drawn = ".scatterlayer path, .scatterlayer text, .barlayer path, .heatmaplayer image";
-    return {
-      page: page.documentElement.scrollWidth,
-      plots: plots.length,
-      empty: plots.filter((plot) => !plot.querySelector(drawn)).length,
-      widest: Math.max(...[...plots, ...pictures].map((each) => each.getBoundingClientRect().right)),
-      pictures: pictures.filter((each) => each.complete && each.naturalWidth > 0).length,
-      asked: frame.contentWindow.performance.getEntriesByType("resource")
-        .filter((each) => !/^(data|blob):/.test(each.name)).length,
-      failed: !page.getElementById("failure").hidden,
-    };
-  }));
-}, 6000))"""
+LOOK = """(page, window) => {
+  const plots = [...page.querySelectorAll(".js-plotly-plot .main-svg:first-child")];
+  const pictures = [...page.querySelectorAll(".gallery img")];
+  const drawn = ".scatterlayer path, .scatterlayer text, .barlayer path, .heatmaplayer image";
+  return {
+    page: page.documentElement.scrollWidth,
+    plots: plots.length,
+    empty: plots.filter((plot) => !plot.querySelector(drawn)).length,
+    widest: Math.max(...[...plots, ...pictures].map((each) => each.getBoundingClientRect().right)),
+    pictures: pictures.filter((each) => each.complete && each.naturalWidth > 0).length,
+    asked: window.performance.getEntriesByType("resource")
+      .filter((each) => !/^(data|blob):/.test(each.name)).length,
+    failed: !page.getElementById("failure").hidden,
+  };
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +45,9 @@ def test_without_being_asked_for_there_are_no_such_figures(measured, tmp_path):
     assert "Mean logits" not in page.text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser")
+@needs_browser
 def test_a_browser_shows_every_figure_on_narrow_and_wide_pages(written, tmp_path):
-    frames = [
-        f'<iframe src="{written.as_uri()}" style="width: {width}px; border: 0"></iframe>'
-        for width in (400, 1400)
-    ]
-    outer = tmp_path / "frames.html"
-    outer.write_text(f"<title></title>{''.join(frames)}<script>{LOOK}</script>", encoding="utf-8")
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=12000"]
-    command += ["--allow-file-access-from-files", "--enable-logging=stderr", "--v=0", "--dump-dom"]
-    done = subprocess.run([*command, outer.as_uri()], capture_output=True, text=True, timeout=180)
-    narrow, wide = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))
+    narrow, wide, logged = on_narrow_and_wide(written, LOOK, tmp_path, milliseconds=12000)
     page = Page(written.read_text(encoding="utf-8"))
     pictures = sum(tag == "img" for tag, name, _ in page.attributes if name == "src")
     for found, width in ((narrow, 400), (wide, 1400)):
@@ -74,7 +56,7 @@ def test_a_browser_shows_every_figure_on_narrow_and_wide_pages(written, tmp_path
         assert (found["empty"], found["asked"], found["failed"]) == (0, 0, False)
         assert found["page"] <= width
         assert found["widest"] <= width
-    assert "CONSOLE" not in done.stderr
+    assert "CONSOLE" not in logged
 
 
 @pytest.mark.usefixtures("tiny_networks")

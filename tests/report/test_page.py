@@ -2,17 +2,14 @@ import base64
 import gzip
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import pytest
 
 from cmkd.errors import InputError
 from cmkd.report import summary_rows, write_report
+from tests.browser import dumped, needs_browser
 from tests.report.synthetic import write_run
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Page(HTMLParser):
@@ -177,23 +174,13 @@ def test_a_place_that_cannot_be_written_is_named_and_nothing_is_left(compared, t
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "taken"]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser")
+@needs_browser
 def test_a_browser_draws_every_figure(written, tmp_path):
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += [
-        f"--user-data-dir={tmp_path}",
-        "--virtual-time-budget=8000",
-        "--enable-logging=stderr",
-        "--v=0",
-    ]
-    done = subprocess.run(
-        [*command, "--dump-dom", written.as_uri()], capture_output=True, text=True, timeout=120
-    )
-    drawn = Page(done.stdout)
+    seen, logged = dumped(written, tmp_path, milliseconds=8000)
+    drawn = Page(seen)
     figures = drawings_of(drawn)
     classes = [value for tag, name, value in drawn.attributes if name == "class"]
     assert sum("js-plotly-plot" in value.split() for value in classes) == len(figures)
     assert sum(value == "main-svg" for value in classes) >= len(figures)
     assert ("p", "hidden", "") in drawn.attributes  # the notice of failure
-    assert "CONSOLE" not in done.stderr
+    assert "CONSOLE" not in logged
