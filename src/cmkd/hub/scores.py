@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from cmkd.report.records import Record
+from cmkd.report.records import Record, read_evaluation
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def scores_of(record: Record) -> Scores:
         images = result.get("images")
         count = f"{images:,} " if images else ""
         said = f"On the {count}test images, which decided nothing: {how}."
-        note = _interval(record.path)
+        note = _interval(record)
         return Scores("test", images, _timed(result, "test"), result.get("teacher", {}), said, note)
     said = f"On the validation part, as the test set was not looked at: {how}."
     return Scores("validation", None, _timed(result, "last_validation"), {}, said, "")
@@ -81,17 +79,17 @@ def _timed(result: dict[str, Any], part: str) -> dict[str, float]:
     return {**found, LATENCY.key: result[LATENCY.key]} if found else {}
 
 
-def _interval(run: Path) -> str:
-    """Return what `cmkd evaluate` found of the accuracy's uncertainty."""
+def _interval(record: Record) -> str:
+    """Return what `cmkd evaluate` found of the accuracy's uncertainty; nothing if it was not asked."""
+    found = read_evaluation(record)
+    if found is None:
+        return ""
     try:
-        found: dict[str, Any] = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
-        if found["setting"]["part"] != "test":
-            return ""
         top1 = found["accuracy"]["student"]["top1"]
         return (
             f"`cmkd evaluate` measured an accuracy of {top1['value']:.2%} in float32 on "
             f"{found['setting']['images']:,} images, with a 95 % confidence interval of {top1['low']:.2%} to "
             f"{top1['high']:.2%} (Wilson), which says nothing of other seeds."
         )
-    except (OSError, ValueError, KeyError, TypeError):  # not measured, or by another version
+    except (ValueError, KeyError, TypeError):  # by another version
         return ""

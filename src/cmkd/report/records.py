@@ -109,6 +109,15 @@ def read_run(run: RunFolder | str | os.PathLike[str]) -> Record:
     )
 
 
+def read_evaluation(run: Record) -> dict[str, Any] | None:
+    """Return `evaluation.json` of a run, if it is there, is readable and is of the test set."""
+    try:
+        found: dict[str, Any] = json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))
+        return found if found["setting"]["part"] == "test" else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def pooled(records: Sequence[Record], *keys: str) -> dict[int, list[float]]:
     """Return a number of every epoch over all runs of a method: epoch -> one value per run that has it."""
     values: dict[int, list[float]] = {}

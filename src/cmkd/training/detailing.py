@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cmkd.data import Batch, Loader
 from cmkd.errors import InputError
-from cmkd.evaluation import collect_all, on_images
+from cmkd.evaluation import collect_all
 from cmkd.evaluation.embedding import Penultimate, neighbour_purity, tsne
 from cmkd.evaluation.plane import choose_three, decisions, plane_through
 from cmkd.evaluation.robustness import RobustnessOptions, robustness, stratified
@@ -73,7 +73,7 @@ def keep_details(
     kept.meta |= {"network": opened.name, "classes": list(opened.data.classes)}
     if opened.report is not None:
         kept.meta["teacher"] = {"network": opened.report.network, "sha256": opened.report.sha256}
-    part = _part(opened, chosen)
+    part = opened.loader_of(chosen)
     _answers(opened, part, kept)
     for what, measure in (("elastic", _elastic), ("slice", _slice), ("embedding", _embedding)):
         with kept.unless_impossible(what):
@@ -101,24 +101,6 @@ class _Kept:
             self.missing[what] = str(error)
 
 
-def _part(opened: OpenedRun, chosen: Tensor) -> Loader:
-    return Loader(
-        opened.loader.images,
-        mean=opened.data.mean,
-        std=opened.data.std,
-        indices=chosen,
-        image_size=opened.data.image_size,
-        batch_size=opened.loader.batch_size,
-        device=opened.device,
-        workers=opened.loader.workers,
-    )
-
-
-def _networks(opened: OpenedRun) -> dict[str, Callable[[Batch], Tensor]]:
-    networks: dict[str, Callable[[Batch], Tensor]] = {"student": on_images(opened.network)}
-    return networks | ({} if opened.teacher is None else {"teacher": opened.teacher})
-
-
 def _answers(opened: OpenedRun, part: Loader, kept: _Kept) -> None:
     """Keep the logits, and small pictures of the images."""
     mean, std = (
@@ -133,7 +115,7 @@ def _answers(opened: OpenedRun, part: Loader, kept: _Kept) -> None:
             pictures.extend(map(_picture, pixels))
             yield batch
 
-    logits, targets, indices = collect_all(_networks(opened), seen())
+    logits, targets, indices = collect_all(opened.networks, seen())
     kept.arrays |= {name: each.cpu().numpy() for name, each in logits.items()}
     kept.arrays |= {"targets": targets.cpu().numpy(), "indices": indices.cpu().numpy()}
     kept.arrays["pictures"] = np.frombuffer(b"".join(pictures), dtype=np.uint8)
@@ -154,7 +136,7 @@ def _picture(pixels: Tensor) -> bytes:
 def _elastic(opened: OpenedRun, part: Loader, kept: _Kept) -> None:
     """Keep the accuracy on the same images, elastically transformed."""
     options = RobustnessOptions((ELASTIC,), (ELASTIC_SEVERITY,), None, 0)
-    found = robustness(_networks(opened), part, opened.data, options)
+    found = robustness(opened.networks, part, opened.data, options)
     accuracy = found["corruptions"][ELASTIC]["accuracy"]
     kept.meta["elastic"] = {
         "severity": ELASTIC_SEVERITY,
@@ -172,7 +154,7 @@ def _slice(opened: OpenedRun, part: Loader, kept: _Kept) -> None:
     chosen = choose_three(logits, targets)
     if chosen is None:
         raise InputError("the teacher does not get images of three classes right")
-    batches = _part(opened, part.indices[chosen]).epoch(0)
+    batches = opened.loader_of(part.indices[chosen]).epoch(0)
     plane = plane_through(torch.cat([batch.images for batch in batches]), SLICE_SIDE)
 
     def answering(network: Callable[[Batch], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -182,7 +164,7 @@ def _slice(opened: OpenedRun, part: Loader, kept: _Kept) -> None:
 
         return answer
 
-    for name, network in _networks(opened).items():
+    for name, network in opened.networks.items():
         classes = decisions(answering(network), plane.points)
         kept.arrays[f"slice_{name}"] = classes.view(SLICE_SIDE, SLICE_SIDE).cpu().numpy().astype(np.int32)
     kept.meta["slice"] = {
@@ -201,7 +183,7 @@ def _embedding(opened: OpenedRun, part: Loader, kept: _Kept) -> None:
     of_them = torch.isin(targets, classes[spread]).nonzero().flatten()
     chosen = of_them[stratified(targets[of_them], min(EMBEDDED, kept.meta["asked"]), seed=0)]
     embed = Penultimate(opened.network, opened.data.image_size)
-    features = torch.cat([embed(batch.images) for batch in _part(opened, chosen).epoch(0)]).cpu()
+    features = torch.cat([embed(batch.images) for batch in opened.loader_of(chosen).epoch(0)]).cpu()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of scikit-learn, about its own defaults
         kept.arrays["embedding"] = tsne(features).numpy()

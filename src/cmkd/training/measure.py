@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cmkd.data import Batch, Loader
 from cmkd.errors import InputError
-from cmkd.evaluation import collect_all, on_images, sections
+from cmkd.evaluation import collect_all, sections
 from cmkd.evaluation.cost import cost, summed
 from cmkd.evaluation.robustness import RobustnessOptions, robustness
 from cmkd.files import write_atomic
@@ -67,10 +67,7 @@ def evaluate(
     target = Path(out) if out is not None else path / STORED
     _require_writable(target)  # before minutes of measuring, not after
     opened = open_run(path, part, data_root, torch.device(process_state(cpu=cpu).device))
-    network, data = opened.network, opened.data
-    networks: dict[str, Any] = {"student": on_images(network)}
-    if opened.teacher is not None:
-        networks["teacher"] = opened.teacher
+    networks, data = opened.networks, opened.data
     logits, targets, indices = collect_all(networks, opened.loader.epoch(0))
     teacher_logits = logits.get("teacher")
     fitted = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from cmkd import data as datasets
-from cmkd.data import ImageData, Loader
+from cmkd.data import Batch, ImageData, Loader
 from cmkd.errors import InputError
+from cmkd.evaluation import on_images
 from cmkd.teachers import EnsembleTeacher, LiveTeacher, TeacherReport, open_teachers
 from cmkd.teachers.opening import load_run_network, run_folder
 from cmkd.training.run_folder import RunFolder
@@ -51,6 +52,26 @@ class OpenedRun:
     teacher: LiveTeacher | EnsembleTeacher | None
     report: TeacherReport | None
     missing: dict[str, str]
+
+    @property
+    def networks(self) -> dict[str, Callable[[Batch], Tensor]]:
+        """The `student` and, if it is at hand, the `teacher`, as functions from a batch to its logits."""
+        networks: dict[str, Callable[[Batch], Tensor]] = {"student": on_images(self.network)}
+        return networks if self.teacher is None else networks | {"teacher": self.teacher}
+
+    def loader_of(self, indices: Tensor) -> Loader:
+        """Return a loader of these images of the part that is measured, not augmented."""
+        loader = self.loader
+        return Loader(
+            loader.images,
+            indices=indices,
+            mean=self.data.mean,
+            std=self.data.std,
+            image_size=self.data.image_size,
+            batch_size=loader.batch_size,
+            device=self.device,
+            workers=loader.workers,
+        )
 
 
 def open_run(path: Path, part: str | None, data_root: str | None, device: torch.device) -> OpenedRun:

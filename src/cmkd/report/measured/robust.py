@@ -6,7 +6,8 @@ from statistics import fmean
 from typing import Any
 
 from cmkd.report.figures import Panel, canvas
-from cmkd.report.measured.sources import Sources, look, plain, read_evaluation, teacher_look
+from cmkd.report.measured.sources import Sources, look, plain, teacher_look
+from cmkd.report.records import read_evaluation
 from cmkd.report.sections import Section
 
 TITLE = "Accuracy on corrupted images"

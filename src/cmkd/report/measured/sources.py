@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmkd.report.palette import PLOTLY_MARKERS, css_color
-from cmkd.report.records import Record, Records
+from cmkd.report.records import Record, Records, read_evaluation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,15 +125,6 @@ def find_sources(records: Records, problems: Mapping[Path, str]) -> Sources:
                 else "details were not asked for"
             )
     return Sources(records, found, absent)
-
-
-def read_evaluation(run: Record) -> dict[str, Any] | None:
-    """Return `evaluation.json` of a run, if it is there, is readable and is of the test set."""
-    try:
-        found: dict[str, Any] = json.loads((run.path / "evaluation.json").read_text(encoding="utf-8"))
-        return found if found["setting"]["part"] == "test" else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def one_teacher(sources: Sequence[Source]) -> list[Source]:
