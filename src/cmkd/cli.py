@@ -192,6 +192,7 @@ def _report(options: ReportOptions) -> None:
         Path(options.out or "report.html"),
         title=options.title or "Comparison of runs",
         images=options.images,
+        layout=options.layout,
         data_root=options.data_root,
         cpu=options.cpu,
     )

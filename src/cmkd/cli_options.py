@@ -78,6 +78,7 @@ class ReportOptions:
         title: Its title.
         images: Test images to look at for the figures that need the networks, at most; what is found is kept
             in the run folders. With 0 nothing is measured, and what was kept before is shown.
+        layout: How features are laid out in the plane: by t-SNE, or by UMAP (umap-learn).
         data_root: Folder with the data set's files, if it is not where the runs found it.
         cpu: Stay on the CPU even if there is an accelerator.
     """
@@ -86,6 +87,7 @@ class ReportOptions:
     out: str | None = None
     title: str | None = None
     images: int = 2000
+    layout: Literal["tsne", "umap"] = "tsne"
     data_root: str | None = None
     cpu: bool = False
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cmkd.errors import InputError
 from cmkd.report.page import write_report
 from cmkd.report.records import Groups, Records, read_groups
+
+if TYPE_CHECKING:
+    from cmkd.evaluation.embedding import Layout
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +22,7 @@ def report_runs(
     *,
     title: str,
     images: int = 2000,
+    layout: Layout = "tsne",
     data_root: str | None = None,
     cpu: bool = False,
 ) -> tuple[Path, Path]:
@@ -28,6 +33,7 @@ def report_runs(
         out: The page.
         title: Its title.
         images: See `measure_missing` for this and what follows.
+        layout: How features are laid out.
         data_root: Folder with the data set's files.
         cpu: Stay on the CPU.
 
@@ -39,20 +45,26 @@ def report_runs(
         InputError: A folder is no run, an option cannot be met, or a file cannot be written.
     """
     records = read_groups(groups)
-    problems = measure_missing(records, images=images, data_root=data_root, cpu=cpu)
+    problems = measure_missing(records, images=images, layout=layout, data_root=data_root, cpu=cpu)
     runs = [run for each in records.values() for run in each]
     figures = (runs[0].path if len(runs) == 1 else out.parent) / "figures"
     return write_report(out, groups, title=title, problems=problems, figures=figures), figures
 
 
 def measure_missing(
-    records: Records, *, images: int, data_root: str | None = None, cpu: bool = False
+    records: Records,
+    *,
+    images: int,
+    layout: Layout = "tsne",
+    data_root: str | None = None,
+    cpu: bool = False,
 ) -> dict[Path, str]:
     """Measure one finished run of every method in detail, unless one of its runs has been.
 
     Args:
         records: Method -> its runs.
         images: Test images to look at, at most; with 0 nothing is measured.
+        layout: How features are laid out: `tsne` or `umap`.
         data_root: Folder with the data set's files, if it is not where the runs found it.
         cpu: Stay on the CPU even if there is an accelerator.
 
@@ -70,7 +82,11 @@ def measure_missing(
     for label, runs in records.items():
         finished = [run for run in runs if run.result is not None]
         known = [details for run in finished if (details := read_details(run.path)) is not None]
-        if images == 0 or not finished or any(each.meta["asked"] == images for each in known):
+        if (
+            images == 0
+            or not finished
+            or any(each.meta["asked"] == images and each.layout == layout for each in known)
+        ):
             continue
         path = finished[0].path
         if not (path / "student.safetensors").exists():
@@ -80,7 +96,7 @@ def measure_missing(
 
         logger.info("measuring %s (%s) for the figures; kept in its %s", label, path, STORED)
         try:
-            keep_details(path, images=images, data_root=data_root, cpu=cpu)
+            keep_details(path, images=images, layout=layout, data_root=data_root, cpu=cpu)
         except InputError as error:
             problems[path] = str(error).rstrip(".")
     return problems

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import logging
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 from cmkd.data import Batch, Loader
 from cmkd.errors import InputError
 from cmkd.evaluation import collect_all
-from cmkd.evaluation.embedding import Penultimate, neighbour_purity, tsne
+from cmkd.evaluation.embedding import Layout, Penultimate, lay_out, neighbour_purity
 from cmkd.evaluation.plane import choose_three, decisions, plane_through
 from cmkd.evaluation.robustness import RobustnessOptions, robustness, stratified
 from cmkd.files import write_atomic
@@ -40,7 +39,12 @@ ELASTIC, ELASTIC_SEVERITY = "elastic_transform", 3
 
 
 def keep_details(
-    run: str | Path, *, images: int = 2000, data_root: str | None = None, cpu: bool = False
+    run: str | Path,
+    *,
+    images: int = 2000,
+    layout: Layout = "tsne",
+    data_root: str | None = None,
+    cpu: bool = False,
 ) -> Path:
     """Measure a finished run for the figures of its report, and keep what was found in `details.npz`.
 
@@ -48,6 +52,7 @@ def keep_details(
         run: Run folder.
         images: Test images to look at, at most, the same share of every class; fewer if there are so many
             classes that the logits would take hundreds of megabytes.
+        layout: How the features are laid out: `tsne` or `umap`.
         data_root: Folder with the data set's files, if it is not where the run found it.
         cpu: Stay on the CPU even if there is an accelerator.
 
@@ -70,7 +75,7 @@ def keep_details(
     chosen = stratified(loader.images.targets, count, seed=0)
     kept = _Kept(missing=dict(opened.missing))
     kept.meta |= {"version": VERSION, "asked": images, "of": len(loader.indices), "weights": weights_of(path)}
-    kept.meta |= {"network": opened.name, "classes": list(opened.data.classes)}
+    kept.meta |= {"network": opened.name, "classes": list(opened.data.classes), "layout": layout}
     if opened.report is not None:
         kept.meta["teacher"] = {"network": opened.report.network, "sha256": opened.report.sha256}
     part = opened.loader_of(chosen)
@@ -184,9 +189,7 @@ def _embedding(opened: OpenedRun, part: Loader, kept: _Kept) -> None:
     chosen = of_them[stratified(targets[of_them], min(EMBEDDED, kept.meta["asked"]), seed=0)]
     embed = Penultimate(opened.network, opened.data.image_size)
     features = torch.cat([embed(batch.images) for batch in opened.loader_of(chosen).epoch(0)]).cpu()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of scikit-learn, about its own defaults
-        kept.arrays["embedding"] = tsne(features).numpy()
+    kept.arrays["embedding"] = lay_out(features, kept.meta["layout"]).numpy()
     kept.arrays["embedding_targets"] = targets[chosen].numpy()
     kept.meta["embedding"] = {
         "dimensions": features.shape[1],

@@ -27,11 +27,13 @@ class Details:
     Attributes:
         meta: What is no array: `network`, `classes`, `teacher`, `of` (images of the test set), `elastic`,
             `slice`, `embedding`, and `missing`, what is not there and why.
+        layout: How the features are laid out: `tsne` or `umap`.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.meta: dict[str, Any] = json.loads(str(_array(file, "meta")))
+        self.layout: str = self.meta.get("layout", "tsne")  # the only one at first
 
     @property
     def student(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""t-SNE of what students make of images before their classifier (figure 5 of the paper)."""
+"""A layout of what students make of images before their classifier (figure 5 of the paper)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from cmkd.report.sections import Section
 TITLE = "Features of the students"
 #: Panels at most.
 MOST = 6
+_MEANS = {
+    "tsne": "t-SNE (van der Maaten and Hinton 2008, perplexity 30, from the principal components)",
+    "umap": "UMAP (McInnes et al. 2018, 15 neighbours, from random places)",
+}
 
 
 def sections(sources: Sources) -> list[Section]:
     """Return the figure."""
     if not sources.found:
-        return [Section(TITLE, "", [Panel("t-SNE", None, sources.nothing())], key=False)]
+        return [Section(TITLE, "", [Panel("Layout", None, sources.nothing())], key=False)]
+    shown = sources.found[:MOST]
+    means = " and ".join(_MEANS[layout] for layout in sorted({each.details.layout for each in shown}))
     caption = (
-        "Features that go into the classifier, of test images of up to ten classes, laid out by t-SNE (van "
-        "der Maaten and Hinton 2008, perplexity 30, from the principal components). The layout shows who "
-        "is near whom; distances between groups and their sizes say nothing. Purity: share of these images "
-        "whose nearest neighbour, among the features themselves, is of their class."
+        "Features that go into the classifier, of test images of up to ten classes, laid out by "
+        f"{means}. The layout shows who is near whom; distances between groups and their sizes say "
+        "nothing. Purity: share of these images whose nearest neighbour, among the features themselves, is "
+        "of their class."
     )
-    return [
-        Section(
-            TITLE, caption + sources.left_out(), [_panel(each) for each in sources.found[:MOST]], key=False
-        )
-    ]
+    return [Section(TITLE, caption + sources.left_out(), [_panel(each) for each in shown], key=False)]
 
 
 def _panel(source: Source) -> Panel:
