@@ -177,14 +177,23 @@ def _bench(config: BenchConfig) -> int:
 
 def _report(options: ReportOptions) -> None:
     from cmkd.bench.reporting import is_grid, report_grid
+    from cmkd.cli_options import ReportOptions
     from cmkd.report import group_runs, markdown_table, report_runs
 
     if grids := [run for run in options.runs if is_grid(run)]:
         if len(options.runs) > 1:
             raise InputError(f"{grids[0]} is a grid, which has a report of its own: give it alone.")
+        cells = f"cmkd report {Path(grids[0]) / 'cells'}/*/*/*"
+        measuring = ("images", "layout", "data_root", "cpu")
+        if given := [name for name in measuring if getattr(options, name) != getattr(ReportOptions, name)]:
+            raise InputError(
+                f"--{given[0]} is of the figures that need networks, and the report of a grid runs none: "
+                f"`{cells}` draws them of its cells."
+            )
         found = report_grid(grids[0], options.out, title=options.title)
         print(f"{found.lead}\n\n{found.tables}\n\nreport: {found.files[0]}")
         print(f"tables: {', '.join(str(file) for file in found.files[1:])}")
+        print(f"for figures that need the networks: {cells}")
         return
     groups = group_runs(options.runs)
     report, figures = report_runs(

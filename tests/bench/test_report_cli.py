@@ -1,6 +1,10 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from cmkd.cli import main
+from cmkd.report import group_runs
 from tests.bench.grids import PAIR, cell_name, edit_config, write_grid
 
 
@@ -26,12 +30,20 @@ def test_title_and_folder_are_taken(grid, tmp_path, capsys):
     assert not (grid / "table.md").exists()
 
 
+def test_the_figures_of_the_networks_are_one_command_away(grid, capsys):
+    assert main(["report", str(grid)]) == 0
+    (cells,) = re.findall(r"need the networks: cmkd report /(.+)", capsys.readouterr().out)
+    runs = sorted(Path("/").glob(cells))  # what a shell does
+    assert {method: len(seeds) for method, seeds in group_runs(runs).items()} == {"CMKD": 2, "KD": 2}
+
+
 def test_what_cannot_be_reported_is_refused_without_a_traceback(grid, tmp_path, capsys):
     def refused(*arguments):
         assert main(["report", *map(str, arguments)]) == 2
         return capsys.readouterr().err
 
     assert "give it alone" in refused(grid, grid / cell_name(*PAIR, "KD", 0))
+    assert f"cmkd report {grid / 'cells'}/*/*/*" in refused(grid, "--layout", "umap")
     assert "give a folder" in refused(grid, "--out", tmp_path / "page.html")
     (tmp_path / "taken").write_text("")
     assert "give a folder" in refused(grid, "--out", tmp_path / "taken")
