@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ranking_machine import in_words
-from ranking_tables import memory_table, ratio_table, time_table
+from ranking_tables import memory_table, ratio_table, speed_table, time_table
 from softness_report import defaults_table, trap_table
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +26,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "softness": ("softness.json", defaults_table),
     "trap": ("softness.json", trap_table),
     "ratios": ("cpu.json", ratio_table),
+    "speed": ("cpu.json", speed_table),
     "times": ("cpu.json", time_table),
     "memory": ("cpu.json", memory_table),
     "machine": ("cpu.json", lambda result: in_words(result["machine"])),

@@ -65,6 +65,22 @@ def ratio_table(result: Result) -> str:
     return markdown_table(head, rows)
 
 
+def speed_table(result: Result) -> str:
+    """Return what a reader in a hurry asks, as Markdown: the ratios alone, in words."""
+    head = (
+        "images x classes",
+        "Spearman loss: faster than torchsort's",
+        "whole CMKD: cost in KL losses",
+        "its memory, in sets of logits",
+    )
+    rows = []
+    for size in result["sizes"]:
+        spearman, whole = first_of(size, SPEARMAN), first_of(size, WHOLE)
+        cells = (ratio(size, "torchsort", spearman), ratio(size, whole, "kl"), size["memory"].get(whole))
+        rows.append([_name(size), *(_number(each, "x") for each in cells)])
+    return markdown_table(head, rows)
+
+
 def time_table(result: Result) -> str:
     """Return the milliseconds of every contestant, median and 10th percentile, as Markdown."""
 
