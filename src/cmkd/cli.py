@@ -190,11 +190,13 @@ def _report(options: ReportOptions) -> None:
                 f"--{given[0]} is of the figures that need networks, and the report of a grid runs none: "
                 f"`{cells}` draws them of its cells."
             )
-        found = report_grid(grids[0], options.out, title=options.title)
+        found = report_grid(grids[0], options.out, title=options.title, baseline=options.baseline)
         print(f"{found.lead}\n\n{found.tables}\n\nreport: {found.files[0]}")
         print(f"tables: {', '.join(str(file) for file in found.files[1:])}")
         print(f"for figures that need the networks: {cells}")
         return
+    if options.baseline is not None:
+        raise InputError("--baseline is of the tables of a grid, and these are runs; leave it out.")
     groups = group_runs(options.runs)
     report, figures = report_runs(
         groups,

@@ -79,6 +79,7 @@ class ReportOptions:
         images: Test images to look at for the figures that need the networks, at most; what is found is kept
             in the run folders. With 0 nothing is measured, and what was kept before is shown.
         layout: How features are laid out in the plane: by t-SNE, or by UMAP (umap-learn).
+        baseline: Of a grid: the method that the others are compared with, KD by default.
         data_root: Folder with the data set's files, if it is not where the runs found it.
         cpu: Stay on the CPU even if there is an accelerator.
     """
@@ -88,6 +89,7 @@ class ReportOptions:
     title: str | None = None
     images: int = 2000
     layout: Literal["tsne", "umap"] = "tsne"
+    baseline: str | None = None
     data_root: str | None = None
     cpu: bool = False
 

@@ -291,7 +291,7 @@ def test_how_it_was_measured_is_told(grid):
 
 def test_without_kd_there_is_no_difference_and_it_is_said(tmp_path):
     grid = write_grid(tmp_path / "grid", {PAIR: {"CE": {0: 0.7}, "CMKD": {0: 0.71}}})
-    assert "No method of this grid is KD" in report_grid(grid).tables
+    assert "No method here is KD" in report_grid(grid).tables
     assert not any("difference" in heading for heading in table(grid)["CMKD"])
 
 

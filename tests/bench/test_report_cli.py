@@ -24,6 +24,17 @@ def test_a_grid_is_recognised_and_reported_into_its_folder(grid, capsys):
     }
 
 
+def test_another_method_to_compare_with(grid, tmp_path, capsys):
+    assert main(["report", str(grid), "--baseline", "CMKD"]) == 0
+    said = capsys.readouterr().out
+    assert "difference to CMKD (points)" in said
+    assert "-3.00 [-15.71, +9.71]" in said
+    assert main(["report", str(grid), "--baseline", "DIST"]) == 2
+    assert "take KD, CMKD" in capsys.readouterr().err
+    assert main(["report", str(grid / cell_name(*PAIR, "KD", 0)), "--baseline", "KD"]) == 2
+    assert "leave it out" in capsys.readouterr().err
+
+
 def test_title_and_folder_are_taken(grid, tmp_path, capsys):
     assert main(["report", str(grid), "--out", str(tmp_path / "out"), "--title", "Twelve pairs"]) == 0
     assert (tmp_path / "out" / "table.md").read_text(encoding="utf-8").startswith("# Twelve pairs\n")

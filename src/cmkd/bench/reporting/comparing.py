@@ -1,4 +1,4 @@
-"""What a grid found: for every pair of teacher and student each method beside the others, and beside KD."""
+"""What a grid found: for every pair of teacher and student each method beside the others, and beside one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from cmkd.bench.names import safe
 from cmkd.bench.published import Figure
 from cmkd.bench.reporting.budget import differing, refuse_unlike, unlike_hardware
 from cmkd.bench.reporting.results import Cell, Grid, read_json
+from cmkd.errors import InputError
 from cmkd.report.records import Record
 from cmkd.report.statistics import Sample, paired_difference
 
@@ -85,22 +86,27 @@ class Pair:
         return f"{self.teacher} → {self.student}"
 
 
-def compare(grid: Grid) -> list[Pair]:
+def compare(grid: Grid, baseline: str | None = None) -> list[Pair]:
     """Return what a grid found, pair by pair.
 
     Args:
         grid: The grid, finished or not.
+        baseline: The method that the others are compared with, by its name in the grid; KD by default, if
+            there is one.
 
     Returns:
         Its pairs, in the order of the spec; every method is there, also if none of its runs has finished.
 
     Raises:
-        InputError: Seeds of a method differ in more than the seed, so that there is no mean of them.
+        InputError: Seeds of a method differ in more than the seed, so that there is no mean of them, or the
+            grid has no method of that name.
     """
-    return [_pair(grid, teacher, student, cells) for (teacher, student), cells in grid.pairs.items()]
+    if baseline is not None and baseline not in grid.methods:
+        raise InputError(f"--baseline {baseline} is no method of this grid: take {', '.join(grid.methods)}.")
+    return [_pair(grid, *names, cells, baseline) for names, cells in grid.pairs.items()]
 
 
-def _pair(grid: Grid, teacher: str, student: str, cells: list[Cell]) -> Pair:
+def _pair(grid: Grid, teacher: str, student: str, cells: list[Cell], asked: str | None) -> Pair:
     by_method = {
         method: found
         for method in grid.methods
@@ -109,7 +115,7 @@ def _pair(grid: Grid, teacher: str, student: str, cells: list[Cell]) -> Pair:
     for found in by_method.values():
         if finished := [cell for cell in found if cell.state == "finished"]:
             refuse_unlike(finished)
-    baseline = _baseline(by_method)
+    baseline = _baseline(by_method) if asked is None else asked if asked in by_method else None
     unlike = differing(cells, baseline)
     reference = _sample(by_method[baseline], "test", "accuracy") if baseline else None
     network, teacher_accuracy = _teacher(grid.path / "teachers" / safe(teacher), cells)

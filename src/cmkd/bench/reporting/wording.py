@@ -134,7 +134,7 @@ def remarks(pair: Pair) -> list[str]:
     if untested := [outcome.method for outcome in pair.outcomes if _untested(outcome)]:
         said.append(f"Runs that did not look at the test set: {'; '.join(untested)}.")
     if pair.baseline is None:
-        said.append("No method of this grid is KD, so that there is no difference to it.")
+        said.append("No method here is KD, so that there is no difference to it; --baseline takes another.")
     alone = [
         outcome.method
         for outcome in pair.outcomes

@@ -31,26 +31,34 @@ class GridReport:
     files: list[Path]
 
 
-def report_grid(path: str | Path, out: str | Path | None = None, *, title: str | None = None) -> GridReport:
+def report_grid(
+    path: str | Path,
+    out: str | Path | None = None,
+    *,
+    title: str | None = None,
+    baseline: str | None = None,
+) -> GridReport:
     """Write the report of a grid, finished or not.
 
     Args:
         path: Folder of the grid, as `cmkd bench` made it.
         out: Folder for the report; by default that of the grid.
         title: Title of the report; the grid's name by default.
+        baseline: The method that the others are compared with; KD by default, if there is one.
 
     Returns:
         The report.
 
     Raises:
-        InputError: The folder is no grid, `out` is no folder, a mean would be over runs of different budgets,
-            or a file cannot be written; only in this last case files before it have been.
+        InputError: The folder is no grid, it has no such method, `out` is no folder, a mean would be over
+            runs of different budgets, or a file cannot be written; only in this last case files before it
+            have been.
     """
     target = Path(path if out is None else out)
     if target.suffix == ".html" or target.is_file():
         raise InputError(f"--out {target} is a file; the report of a grid is several: give a folder.")
     grid = read_grid(path)
-    pairs = compare(grid)
+    pairs = compare(grid, baseline)
     setting = heading(grid, pairs)
     title = title or grid.name
     lead = (
