@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from cmkd.report.figures import Panel, canvas
 from cmkd.report.measured.sources import Source, Sources, plain
 from cmkd.report.palette import PLOTLY_MARKERS, css_color
@@ -39,12 +43,14 @@ def _panel(source: Source) -> Panel:
         return Panel(title, None, f"Not measured: {meta['missing'].get('embedding', 'no embedding')}")
     points = source.details.array("embedding")
     targets = source.details.array("embedding_targets")
+    # A thousandth of the picture: t-SNE's is a hundred wide, UMAP's ten.
+    digits = 3 - math.floor(math.log10(max(float(np.ptp(points)), 1e-3)))
     figure = canvas(ticks=None, epochs=None)
     for place, each in enumerate(sorted(set(targets.tolist()))):
         chosen = points[targets == each]
         figure.add_scatter(
-            x=[round(value, 1) for value in chosen[:, 0].tolist()],
-            y=[round(value, 1) for value in chosen[:, 1].tolist()],
+            x=[round(value, digits) for value in chosen[:, 0].tolist()],
+            y=[round(value, digits) for value in chosen[:, 1].tolist()],
             name=plain(source.classes[each]),
             mode="markers",
             marker={
