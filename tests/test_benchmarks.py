@@ -1,7 +1,6 @@
 """The benchmarks measure what they say, and the documents show what they measured."""
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -88,7 +87,7 @@ def test_the_documents_show_the_committed_results():
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         assert filled(text) == text
-        assert re.search("<!-- (ratios|speed) -->", text)
+        assert f"<!-- {'speed' if document.name == 'README.md' else 'ratios'} -->" in text
 
 
 def test_the_tables_of_the_results_come_from_their_numbers():

@@ -115,7 +115,7 @@ def _pair(grid: Grid, teacher: str, student: str, cells: list[Cell], asked: str 
     for found in by_method.values():
         if finished := [cell for cell in found if cell.state == "finished"]:
             refuse_unlike(finished)
-    baseline = _baseline(by_method) if asked is None else asked if asked in by_method else None
+    baseline = asked if asked in by_method else _baseline(by_method)
     unlike = differing(cells, baseline)
     reference = _sample(by_method[baseline], "test", "accuracy") if baseline else None
     network, teacher_accuracy = _teacher(grid.path / "teachers" / safe(teacher), cells)
