@@ -65,6 +65,7 @@ def held(folder: Path, remedy: str) -> Iterator[None]:
 
     Raises:
         InputError: Another process holds it.
+        OSError: The lock cannot be made there, as in a folder of others or on a file system without locks.
     """
     try:
         import fcntl

@@ -44,6 +44,21 @@ def test_a_dry_run_writes_nothing_and_knows_the_disk(tmp_path):
     assert 0 < twice.seconds < 10 * found.seconds
 
 
+def test_all_members_of_an_ensemble_take_time(tmp_path, monkeypatch):
+    forward = {"tiny_networks:teacher": 2, "tiny_networks:student": 3}
+    monkeypatch.setattr(
+        "cmkd.bench.estimate._Costs._seconds",
+        lambda self, name, *, training: (10 if training else 1) * forward[name],
+    )
+    teacher = {"network": list(forward), "weights": "random"}
+    grid = {**GRID, "teachers": {"both": teacher}, "methods": {"KD": {}}, "seeds": [0]}
+    write_spec(tmp_path, grid)
+    # 72 of 96 images in each of two epochs, by the student and by each of its teachers.
+    assert estimate(BenchConfig(spec="grid.yaml")).seconds == pytest.approx(2 * 72 * (30 + 2 + 3))
+    write_spec(tmp_path, {**grid, "cache": {"views": 4}})
+    assert estimate(BenchConfig(spec="grid.yaml")).seconds == pytest.approx(2 * 72 * 30 + 4 * 96 * (2 + 3))
+
+
 def test_the_time_of_what_has_run_is_the_time_of_what_has_not(tmp_path):
     assert main(["bench", "grid.yaml"]) == 0
     assert estimate(BenchConfig(spec="grid.yaml")).seconds == 0
@@ -115,6 +130,36 @@ def test_what_a_terminal_shows(tmp_path, caplog):
         for method, seeds in {"CE": (0, 1), "KD": (0,), "CMKD": (0,)}.items()
     )
     assert f"{best[0]:.2%} (validation" in shown
+
+
+def shown_by(grid, folder):
+    """Run a grid; return what a terminal shows of it, with one of its cells at work."""
+    write_spec(folder, grid)
+    running.bench(BenchConfig(spec="grid.yaml", out="grid"))
+    schedule = Schedule(*running.open_grid(BenchConfig(spec="grid.yaml", out="grid")))
+    console = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None)
+    display = Display(schedule, 1, console)
+    schedule.begin(schedule.plan.of("cell")[0])
+    display.console.print(display.drawn())
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["KD [no intra]", "KD [/x]", "KD :dog:"])
+def test_names_are_shown_as_they_are(tmp_path, name):
+    methods = {name: {"loss": {"name": "KD"}}}
+    shown = shown_by({**GRID, "methods": methods, "seeds": [0]}, tmp_path)
+    assert f"big to tiny_networks:student  {name} " in shown
+
+
+def test_scores_of_one_part_are_not_compared_with_those_of_another(tmp_path):
+    methods = {"CE": {"validation": 0}, "KD": {}}
+    shown = shown_by({**GRID, "methods": methods, "seeds": [0]}, tmp_path)
+    reached = {}
+    for method, part in (("CE", "test"), ("KD", "last_validation")):
+        file = tmp_path / f"grid/cells/{PAIR}/{method}/seed0/result.json"
+        reached[method] = json.loads(file.read_text())[part]["accuracy"]
+    assert f"CE {reached['CE']:.2%} (test, mean of 1)" in shown
+    assert f"KD {reached['KD']:.2%} (validation, mean of 1)" in shown
 
 
 @pytest.mark.parametrize(

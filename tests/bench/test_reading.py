@@ -7,6 +7,7 @@ import yaml
 
 from cmkd.bench.plan import expand
 from cmkd.bench.reading import read_spec
+from cmkd.bench.sections import read_file
 from cmkd.bench.spec import merged
 from cmkd.errors import InputError
 from tests.bench.specs import GRID, changed, write_spec
@@ -59,6 +60,61 @@ def test_numbers_are_what_yaml_makes_of_them_and_more(tmp_path):
     assert spec.teachers["big"].train["lr"] == 0.001
 
 
+def test_numbers_of_methods_are_numbers_wherever_they_stand(tmp_path):
+    of_pair = {"loss": {"alpha": "5e-1"}, "with": [{"name": "AT", "weight": "1e3"}]}
+    pairs = [{"teacher": "big", "student": "resnet8", "methods": {"KD": of_pair}}]
+    grid = changed(
+        ("students",),
+        ("pairs", pairs),
+        ("tuning/trials/KD", [{"loss": {"alpha": "1e-3"}, "lr": "1e-2"}, {"loss": {"temperature": 2}}]),
+    )
+    spec = read_spec(write_spec(tmp_path, grid))
+    assert spec.pairs[0].methods == {
+        "KD": {"loss": {"alpha": 0.5}, "with": [{"name": "AT", "weight": 1000.0}]}
+    }
+    assert spec.tuning.trials["KD"] == [{"loss": {"alpha": 0.001}, "lr": 0.01}, {"loss": {"temperature": 2}}]
+    assert str(spec.tuning.trials["KD"][1]["loss"]["temperature"]) == "2"  # as reports show it
+
+
+def test_only_what_is_tried_needs_a_validation_part(tmp_path):
+    spec = read_spec(write_spec(tmp_path, changed(("methods/CE/validation", 0))))
+    assert spec.methods["CE"]["validation"] == 0
+    both = changed(("options/validation", 0), ("tuning/options/validation", 0.2))
+    assert read_spec(write_spec(tmp_path, both)).tuning.options["validation"] == 0.2
+
+
+def test_mappings_may_be_merged(tmp_path):
+    text = """
+        options: &options {epochs: 2, batch_size: 16}
+        students: [resnet8]
+        seeds: [0]
+        teacher_options: &short {<<: *options, epochs: 3}
+        teachers:
+          big: &big {<<: *short, model: resnet14, epochs: 4}
+        methods:
+          CE: {<<: [*options], lr: 0.2}
+          KD: {}
+        tuning:
+          trials: {KD: [{<<: *options, epochs: 5}]}
+          options: {epochs: 6}
+    """
+    spec = read_spec(write_spec(tmp_path, text))
+    assert (spec.teachers["big"].train["epochs"], spec.teachers["big"].train["model"]) == (4, "resnet14")
+    assert spec.methods["CE"] == {"epochs": 2, "batch_size": 16, "lr": 0.2, "loss": {"name": "CE"}}
+    assert spec.tuning.trials["KD"] == [{"epochs": 5, "batch_size": 16}]
+
+
+def test_a_mapping_that_is_merged_before_it_is_made(tmp_path):
+    """The one under `KD` stands deeper than what takes it over, so that PyYAML merges it first."""
+    text = """
+        a: &a {x: 1}
+        b: {KD: &kd {<<: *a, x: 2}}
+        c: {<<: *kd}
+    """
+    content = read_file(write_spec(tmp_path, text)).content
+    assert content == {"a": {"x": 1}, "b": {"KD": {"x": 2}}, "c": {"x": 2}}
+
+
 def test_options_of_a_loss_lie_over_each_other_one_by_one():
     kd = {"loss": {"name": "KD", "temperature": 4}, "lr": 0.1}
     assert merged(kd, {"loss": {"alpha": 0.5}}) == {
@@ -74,7 +130,8 @@ def test_options_of_a_loss_lie_over_each_other_one_by_one():
     [
         ([("optins", {})], ["`optins`", "options"]),
         ([("options/epohcs", 3)], ["`options.epohcs`", "epochs"]),
-        ([("options/student", "resnet8")], ["`options.student`", "allowed"]),
+        ([("options/student", "resnet8")], ["`options.student`", "does not exist"]),
+        ([("options/seed", 1)], ["`options.seed`", "allowed"]),
         ([("options/epochs", "many")], ["`options`", "epochs", "many"]),
         ([("options", [1])], ["`options` is [1]", "mapping"]),
         ([("options/epochs", 0)], ["--epochs is 0"]),
@@ -89,6 +146,12 @@ def test_options_of_a_loss_lie_over_each_other_one_by_one():
         ([("teachers/BIG", {})], ["'big'", "'BIG'", "capitals"]),
         ([("students", "resnet8")], ["`students`", "list"]),
         ([("students", ["resnet8", "resnet8"])], ["`students`", "'resnet8' twice"]),
+        ([("students", ["ResNet8", "resnet8"])], ["`students`", "'ResNet8' and 'resnet8'", "capitals"]),
+        ([("students", [""])], ["`students`", "empty name"]),
+        (
+            [("students",), ("pairs", [{"teacher": "big", "student": each} for each in ("VGG8", "vgg8")])],
+            ["`pairs`", "'VGG8' and 'vgg8'", "capitals"],
+        ),
         ([("students", [8])], ["`students`", "8"]),
         ([("students",)], ["`students` and `pairs`"]),
         ([("pairs", [{"teacher": "big", "student": "resnet8"}])], ["`students` and `pairs`"]),
@@ -137,7 +200,49 @@ def test_options_of_a_loss_lie_over_each_other_one_by_one():
         ([("tuning/pair", {"teacher": "big", "student": "vgg8"})], ["`tuning.pair`", "student: resnet14"]),
         ([("tuning/seeds", [])], ["`tuning.seeds`"]),
         ([("tuning/sedes", [1])], ["`tuning.sedes`", "seeds"]),
-        ([("options/validation", 0)], ["`tuning`", "validation part"]),
+        ([("options/validation", 0)], ["`tuning.trials.KD[0]`", "validation part", "`tuning.options`"]),
+        ([("tuning/options/validation", 0)], ["`tuning.trials.KD[0]`", "validation part"]),
+        ([("tuning/trials/KD", [{}, {"validation": 0}])], ["`tuning.trials.KD[1]`", "validation part"]),
+        ([("methods/mine/validation", 0)], ["`tuning.trials.mine[0]`", "validation part"]),
+        (
+            [
+                ("students",),
+                ("pairs", [{"teacher": "big", "student": "a", "methods": {"KD": {"validation": 0}}}]),
+            ],
+            ["`tuning.trials.KD[0]`", "validation part"],
+        ),
+        (
+            [("tuning/options/epochs", 60), ("tuning/trials/KD", [{}, {"warmup_epochs": 10}])],
+            ["`tuning.trials.KD[1]`", "in the cells of big and resnet8", "--warmup_epochs is 10"],
+        ),
+        (
+            [
+                ("students",),
+                (
+                    "pairs",
+                    [
+                        {"teacher": "big", "student": "a", "options": {"epochs": 60}},
+                        {"teacher": "big", "student": "b"},
+                    ],
+                ),
+                ("tuning/options/epochs", 60),
+                ("tuning/trials/KD", [{}, {"warmup_epochs": 10}]),
+            ],
+            ["`tuning.trials.KD[1]`", "in the cells of big and b", "--warmup_epochs is 10"],
+        ),
+        (
+            [
+                ("students",),
+                (
+                    "pairs",
+                    [
+                        {"teacher": "big", "student": "a"},
+                        {"teacher": "big", "student": "b", "methods": {"KD": {"loss": {"name": "CE"}}}},
+                    ],
+                ),
+            ],
+            ["`tuning.trials.KD[0]`", "CE under `loss` has no option 'alpha'"],
+        ),
     ],
 )
 def test_what_cannot_be_used_is_named_with_its_place(tmp_path, changes, words):
@@ -164,6 +269,9 @@ def test_the_grids_that_come_with_the_source_can_be_read(file):
     ("text", "words"),
     [
         ("methods: {KD: {}, KD: {}}", ["'KD' twice"]),
+        ("methods: {KD: {}, 'KD': {}}", ["'KD' twice"]),
+        ("a: &a {x: 1}\nb: {<<: *a, <<: *a}", ["'<<' twice"]),
+        ("a: {[x]: 1}", ["YAML", "key"]),
         ("options: {epochs: 3", ["YAML"]),
         ("- a\n- b", ["mapping"]),
     ],

@@ -1,7 +1,9 @@
 """Grids at work: what runs after what, on which images, and what becomes of failures."""
 
 import copy
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +17,7 @@ from cmkd.bench import running
 from cmkd.bench.config import BenchConfig
 from cmkd.bench.estimate import estimate
 from cmkd.bench.reporting.results import read_grid
+from cmkd.bench.reporting.tuning import tuning
 from cmkd.data.loader import Loader
 from cmkd.errors import InputError, Interrupted
 from cmkd.models import read_state_dict
@@ -272,6 +275,34 @@ def test_a_finished_cell_does_not_stand_for_options_that_added_trials_chose(benc
         bench(grid)
 
 
+def test_what_was_chosen_is_undecided_again_when_trials_are_added(bench, tmp_path, monkeypatch):
+    grid = with_(seeds=[0], methods={"KD": {}})
+    grid["tuning"] = {"options": {"epochs": 1}, "trials": {"KD": [{"lr": 0.1}]}}
+    bench(grid)
+
+    def stopped(schedule, runner):
+        raise Interrupted
+
+    monkeypatch.setattr(running, "run", stopped)
+    grid["tuning"]["trials"]["KD"] = [{"lr": 0.1}, {"lr": 0.2}]
+    with pytest.raises(Interrupted):
+        bench(grid)
+    assert read(tmp_path / "grid/tuned.json")["methods"] == {}
+    assert "KD: 2 trials, not all finished" in tuning(read_grid(tmp_path / "grid"))
+
+
+def test_a_grid_that_is_refused_leaves_what_was_chosen(bench, tmp_path):
+    grid = with_(seeds=[0], methods={"CE": {}, "KD": {}})
+    grid["tuning"] = {"options": {"epochs": 1}, "trials": {"KD": [{"lr": 0.1}]}}
+    bench(grid)
+    before = (tmp_path / "grid/tuned.json").read_bytes()
+    grid["tuning"]["trials"]["KD"] = [{"lr": 0.1}, {"lr": 0.2}]
+    grid["methods"]["CE"] = {"lr": 0.3}
+    with pytest.raises(InputError, match=r"CE/seed0 holds a run.*lr: there 0\.1, now 0\.3"):
+        bench(grid)
+    assert (tmp_path / "grid/tuned.json").read_bytes() == before
+
+
 def test_another_cache_is_no_cache_of_the_grid(bench, tmp_path):
     grid = with_(seeds=[0], methods={"KD": {}}, cache={"views": 2})
     bench(grid)
@@ -355,6 +386,29 @@ def test_a_second_one_is_kept_out(bench, tmp_path):
             bench()
         other.stdin.close()
     assert bench(with_(seeds=[0], methods={"CE": {}}))[0].finished == 1
+
+
+def test_a_folder_that_cannot_be_written(bench, tmp_path):
+    (tmp_path / "grid/.lock").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"cannot write the folder grid: Is a directory; give another --out"):
+        bench()
+
+
+def test_a_file_system_without_locks(bench, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.lockf", no_locks)
+    with pytest.raises(InputError, match=r"cannot write the folder grid: No locks available"):
+        bench()
+
+
+def test_a_file_of_the_grid_that_is_no_text(bench, tmp_path):
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid/spec.yaml").write_text("name: grid")
+    (tmp_path / "grid/failures.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"failures\.json is not valid JSON .*; remove it"):
+        bench()
 
 
 def test_a_folder_with_other_things_is_left_alone(bench, tmp_path):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -130,10 +131,10 @@ class _Costs:
         """Return how long an epoch of a run takes, or a view of a cache."""
         count = self._images[0]
         if job.kind == "cache":
-            return count * self._seconds(self._teacher(job), training=False)
+            return count * self._seconds_of_teacher(job)
         seconds = self._seconds(self._trained(job), training=True)
         if job.kind != "teacher" and "cache" not in job.options:
-            seconds += self._seconds(self._teacher(job), training=False)
+            seconds += self._seconds_of_teacher(job)
         held_out = self._config.validation  # which is judged instead
         return count * (1 - held_out) * seconds
 
@@ -150,13 +151,19 @@ class _Costs:
     def _trained(self, job: Job) -> str:
         return str(job.options["model" if job.kind == "teacher" else "student"])
 
-    def _teacher(self, job: Job) -> str:
+    def _seconds_of_teacher(self, job: Job) -> float:
+        """Return how long the teacher takes for an image: all members of an ensemble, one after the other."""
+        return sum(self._seconds(name, training=False) for name in self._teachers(job))
+
+    def _teachers(self, job: Job) -> list[str]:
+        """Return the networks that teach."""
         teacher = self._spec.teachers[job.labels["teacher"]]
         if teacher.train is not None:
-            return str(teacher.train["model"])
-        if "network" in teacher.given:
-            return str(teacher.given["network"])
-        return str(run_card(run_folder(teacher.given["run"]))["network"])
+            return [str(teacher.train["model"])]
+        if "run" in teacher.given:
+            return [str(run_card(run_folder(teacher.given["run"]))["network"])]
+        given = teacher.given["network"]
+        return [_network_of(each) for each in (given if isinstance(given, list) else [given])]
 
     def _network(self, name: str) -> nn.Module:
         if name not in self._networks:
@@ -179,6 +186,12 @@ class _Costs:
             network.cpu()
             self._timed[name, training] = seconds / batch
         return self._timed[name, training]
+
+
+def _network_of(member: Any) -> str:
+    """Return the network of a member of an ensemble, which may be a run folder."""
+    run = run_folder(str(member))
+    return str(run_card(run)["network"] if (run / "model.json").exists() else member)
 
 
 def _step(network: nn.Module, images: Tensor, *, training: bool) -> None:

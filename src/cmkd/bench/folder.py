@@ -47,8 +47,22 @@ class GridFolder:
         """Create the folder, or take up the grid in it; hold it until the context ends.
 
         Raises:
-            InputError: The folder holds something else, or another `cmkd bench` is at work in it.
+            InputError: The folder holds something else, another `cmkd bench` is at work in it, or it cannot
+                be written.
         """
+        with contextlib.ExitStack() as stack:
+            try:
+                self._make()
+                stack.enter_context(held(self.path, "wait for it, or give another --out."))
+            except OSError as error:
+                raise InputError(
+                    f"cannot write the folder {self.path}: {error.strerror}; give another --out, or mend "
+                    "the space or the permissions."
+                ) from error
+            yield self
+
+    def _make(self) -> None:
+        """Make the folder; refuse one of something else."""
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--out {self.path} is a file; give a folder.")
         found = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
@@ -58,14 +72,7 @@ class GridFolder:
                 f"--out {self.path} exists and is not the folder of a grid (it holds {foreign[0]!r}); choose "
                 "another."
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"cannot make the folder {self.path}: {error.strerror}; give another --out."
-            ) from error
-        with held(self.path, "wait for it, or give another --out."):
-            yield self
+        self.path.mkdir(parents=True, exist_ok=True)
 
     def refuse_other_grid(self, name: str) -> None:
         """Refuse to take up a grid of another name: its cells would be in no report any more.
@@ -173,7 +180,7 @@ class GridFolder:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except json.JSONDecodeError as error:
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise InputError(f"{self.path / name} is not valid JSON ({error}); remove it.") from None
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:

@@ -33,7 +33,8 @@ class Display:
         self.slots = slots
         self.console = console or Console(stderr=True)
         self.rates = Rates(schedule.folder)
-        self.scores: dict[tuple[str, str], dict[str, list[float]]] = {}
+        #: Teacher, student and part of the images -> method -> accuracies.
+        self.scores: dict[tuple[str, str, str], dict[str, list[float]]] = {}
         self._begun: dict[str, float] = {}
         self._live: Live | None = None
         for job in schedule.of("finished"):
@@ -92,9 +93,9 @@ class Display:
         keys = {"validation": "last_validation", "test": "test"}
         scores = {part: float(result[key]["accuracy"]) for part, key in keys.items() if key in result}
         if job.kind == "cell" and scores:
-            pair = (job.labels["teacher"], job.labels["student"])
-            of_pair = self.scores.setdefault(pair, {})
-            of_pair.setdefault(job.labels["method"], []).append(next(iter(scores.values())))
+            part, accuracy = next(iter(scores.items()))  # a pair or a method may have no validation part
+            of_part = self.scores.setdefault((job.labels["teacher"], job.labels["student"], part), {})
+            of_part.setdefault(job.labels["method"], []).append(accuracy)
         return scores
 
     def seconds_left(self) -> float | None:
@@ -119,16 +120,15 @@ class Display:
             if stage == "running":
                 job = plan.jobs[name]
                 what = "" if job.kind == "cache" else f"epoch {self._epoch(job)} of {job.epochs}"
-                at_work.add_row("running", name, what)
+                at_work.add_row("running", Text(name), what)
         best = Table.grid(padding=(0, 2))
-        for (teacher, student), methods in self.scores.items():
+        for (teacher, student, part), methods in self.scores.items():
             means = {method: statistics.fmean(values) for method, values in methods.items()}
             leader = max(means, key=lambda method: means[method])
-            part = "validation" if plan.spec.options.get("validation", 0.1) else "test"
             best.add_row(
                 "best so far",
-                f"{teacher} to {student}",
-                f"{leader} {means[leader]:.2%} ({part}, mean of {len(methods[leader])})",
+                Text(f"{teacher} to {student}"),  # in a str, `[x]` would be markup
+                Text(f"{leader} {means[leader]:.2%} ({part}, mean of {len(methods[leader])})"),
             )
         return Group(Text(", ".join(counts)), at_work, best)
 

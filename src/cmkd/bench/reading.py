@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cmkd import losses
 from cmkd.bench.sections import (
@@ -16,6 +16,7 @@ from cmkd.bench.sections import (
     TRAIN,
     Section,
     read_file,
+    typed_above,
     typed_methods,
 )
 from cmkd.bench.spec import Pair, Spec, Teacher, Tuning, merged
@@ -23,6 +24,8 @@ from cmkd.errors import InputError
 from cmkd.files import at_home
 from cmkd.training.cache_config import CacheConfig
 from cmkd.training.config import DistillConfig, TrainConfig
+
+_Config = TypeVar("_Config", TrainConfig, DistillConfig, CacheConfig)
 
 _KEYS = (
     *("name", "options", "teachers", "teacher_options", "cache", "students", "pairs"),
@@ -133,7 +136,7 @@ def _pairs(
         )
     if "students" in top:
         students = top.texts("students", "networks, such as [resnet20, resnet8x4]")
-        _refuse_alike(top.section("teachers"), students)
+        _refuse_alike(top, students, "students")
         return [Pair(teacher, student) for teacher in teachers for student in students]
     pairs = []
     for number, content in enumerate(top.items("pairs", "pairs, such as {teacher: a, student: resnet20}")):
@@ -149,11 +152,11 @@ def _pairs(
         of_methods = {}
         for method in own:
             section = own.section(method)
-            of_methods[method] = _own_options(section, METHOD, cached=cached)
-            typed_methods(section, merged(methods[method], of_methods[method]))
+            given = _own_options(section, METHOD, cached=cached)
+            of_methods[method] = typed_above(section, given, methods[method])
         pairs.append(Pair(teacher, student, options, of_methods))
     top.distinct("pairs", [(pair.teacher, pair.student) for pair in pairs])
-    _refuse_alike(top, list(dict.fromkeys(pair.student for pair in pairs)))
+    _refuse_alike(top, list(dict.fromkeys(pair.student for pair in pairs)), "pairs")
     return pairs
 
 
@@ -171,8 +174,6 @@ def _tuning(section: Section, spec: Spec) -> Tuning:
         pair = found[0]
     cached = spec.cache is not None
     options = _own_options(section.section("options"), DISTILL - {"test"}, cached=cached)
-    if not {"validation": 0.1, **spec.options, **pair.options, **options}["validation"]:
-        raise section.error("needs a validation part to choose on; give `options.validation`, such as 0.1.")
     tried = section.section("trials")
     if not tried.content:
         raise tried.error("is empty; it has to be methods and what to try, such as `KD: [{loss: {tau: 2}}]`.")
@@ -183,8 +184,8 @@ def _tuning(section: Section, spec: Spec) -> Tuning:
         for number, content in enumerate(tried.items(method, "options to try, such as [{loss: {tau: 2}}]")):
             each = Section(section.file, f"{tried.where}.{method}[{number}]", content)
             own = _own_options(each, METHOD - {"test"}, cached=cached)
-            typed_methods(each, merged(spec.methods[method], pair.methods.get(method, {}), own))
-            trials[method].append(own)
+            below = merged(spec.methods[method], pair.methods.get(method, {}))
+            trials[method].append(typed_above(each, own, below))
     counts = {method: len(each) for method, each in trials.items()}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{method} {count}" for method, count in counts.items())
@@ -205,34 +206,50 @@ def _own_options(section: Section, allowed: frozenset[str], *, cached: bool) -> 
     return options
 
 
-def _refuse_alike(section: Section, names: list[str]) -> None:
+def _refuse_alike(section: Section, names: list[str], key: str = "") -> None:
     """Refuse names that are one name to a file system that does not tell capitals from small letters."""
     seen: dict[str, str] = {}
     for name in names:
         if not name:
-            raise section.error("holds an empty name.")
+            raise section.error("holds an empty name.", key)
         if (other := seen.setdefault(name.casefold(), name)) != name:
-            raise section.error(f"has {other!r} and {name!r}, which differ in capitals alone; rename one.")
+            raise section.error(
+                f"has {other!r} and {name!r}, which differ in capitals alone; rename one.", key
+            )
 
 
-def _tried(section: Section, kind: type, options: dict[str, Any]) -> None:
-    """Make a run's configuration, which refuses values out of range."""
+def _tried(section: Section, kind: type[_Config], options: dict[str, Any], where: str = "") -> _Config:
+    """Return a run's configuration, which refuses values out of range."""
     try:
-        kind(**{"with_" if key == "with" else key: value for key, value in options.items()})
+        return kind(**{"with_" if key == "with" else key: value for key, value in options.items()})
     except InputError as error:
-        raise section.error(f"cannot be used: {error}") from error
+        raise section.error(f"cannot be used{where}: {error}") from error
 
 
 def _try_out(top: Section, spec: Spec) -> None:
-    """Try the options of all cells and trials together."""
-    tuning = spec.tuning
+    """Try the options of all cells and trials together, and those of cells with each that may be chosen."""
     for pair in spec.pairs:
         for method, own in spec.methods.items():
             options = merged(spec.options, pair.options, own, pair.methods.get(method, {}))
             taught = {"teacher": pair.teacher, "student": pair.student}
             _tried(Section(top.file, f"methods.{method}", {}), DistillConfig, {**options, **taught})
-            if tuning is not None and pair == tuning.pair:
-                for trial in tuning.trials.get(method, []):
-                    tried = merged(options, tuning.options, trial)
-                    place = Section(top.file, f"tuning.trials.{method}", {})
-                    _tried(place, DistillConfig, {**tried, **taught})
+            if spec.tuning is None:
+                continue
+            for number, trial in enumerate(spec.tuning.trials.get(method, [])):
+                place = Section(top.file, f"tuning.trials.{method}[{number}]", {})
+                if pair == spec.tuning.pair:
+                    tried = merged(options, spec.tuning.options, trial)
+                    if not _tried(place, DistillConfig, {**tried, **taught}).validation:
+                        raise place.error(
+                            "has no validation part to choose on; give `validation`, such as 0.1, there or, "
+                            "for all trials, under `tuning.options`."
+                        )
+                cell = merged(options, trial)
+                _tried(
+                    place,
+                    DistillConfig,
+                    {**cell, **taught},
+                    f" in the cells of {pair.teacher} and {pair.student}",
+                )
+                if method in pair.methods:  # which may have another loss there
+                    typed_methods(place, cell)

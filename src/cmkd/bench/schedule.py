@@ -48,11 +48,11 @@ class Schedule:
             if self.stages.get(name) == "waiting" and failure["attempts"]
         }
         for job in plan.jobs.values():
-            if job.kind != "cell":  # before `tuned.json` says that trials were of other options
+            if plan.decided(job):  # before `tuned.json` says that trials were of other options
                 folder.refuse_changed(job)
         self._tune()
         for job in self.plan.of("cell"):
-            if self.plan.decided(job):
+            if self.plan.decided(job) and not plan.decided(job):
                 folder.refuse_changed(job)
 
     def next(self) -> Job | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from cmkd.bench.spec import merged
 from cmkd.cli_added import checked_method
 from cmkd.cli_parser import Parser
 from cmkd.errors import InputError
@@ -177,6 +178,29 @@ def typed_methods(section: Section, options: dict[str, Any]) -> dict[str, Any]:
     return typed
 
 
+def typed_above(section: Section, own: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
+    """Return options with those of `loss` and `with` in their types, looked at as they lie over others.
+
+    Args:
+        section: Where they stand.
+        own: The options.
+        below: Those that they lie over, such as a method's; of these nothing is returned.
+
+    Raises:
+        InputError: As `typed_methods`.
+    """
+    typed = typed_methods(section, merged(below, own))
+    kept = _as_written(own, typed)
+    if "loss" in own:
+        kept["loss"] = _as_written(own["loss"], typed["loss"])
+    return kept
+
+
+def _as_written(own: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
+    """Return options with their types, where these change a value: 2 stays 2, which is what reports show."""
+    return {key: value if value == typed[key] else typed[key] for key, value in own.items()}
+
+
 def _typed(spec: Any, where: str) -> dict[str, Any]:
     """Return the specification of a method with the types that its options have; nothing is added."""
     checked = checked_method(spec, where)
@@ -194,14 +218,18 @@ def _parser(kind: type) -> Parser:
 class _Loader(yaml.SafeLoader):
     """YAML in which no key may stand twice: the first one would be lost without a word."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"found the key {key!r} twice", node.value[index][0].start_mark
-                )
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # As they are written: what `<<` brings in is mixed with them later, and may be said anew beside it.
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.composer.ComposerError(
+                        None, None, f"found the key {key.value!r} twice", key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        return node
 
 
 def read_file(file: Path) -> Section:

@@ -56,7 +56,8 @@ def chosen(methods: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def choose(plan: Plan, folder: GridFolder) -> dict[str, dict[str, Any]]:
     """Decide on every method whose trials are all finished, write `tuned.json`, return what was chosen."""
     methods, tuning = trials(plan, folder), plan.spec.tuning
-    if methods and tuning is not None:
+    # Without a method as well if there is one: added trials leave undecided what was decided before.
+    if tuning is not None and (methods or (folder.path / "tuned.json").exists()):
         folder.write_json(
             "tuned.json",
             {
