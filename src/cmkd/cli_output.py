@@ -20,10 +20,13 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(*header, box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in header:
+        table.add_column(Text(heading))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # rich would read [a] in a mere string as markup
     Console().print(table)
 
 

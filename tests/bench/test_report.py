@@ -8,6 +8,7 @@ import pytest
 
 from cmkd.bench.reporting import report_grid
 from cmkd.bench.reporting.comparing import compare
+from cmkd.bench.reporting.heading import heading as describe
 from cmkd.bench.reporting.results import read_grid
 from cmkd.bench.reporting.wording import budgets, rows
 from cmkd.errors import InputError
@@ -265,6 +266,44 @@ def test_every_cell_has_its_options_and_versions_in_a_row(grid):
     assert len(found) == 7
     assert found[-1]["option.loss.alpha"] == "8"
     assert (found[-1]["test.accuracy"], found[-1]["environment.torch"]) == ("0.75", "2.9.0")
+
+
+def test_the_teachers_accuracies_on_test_set_and_validation_part_are_told_apart(grid):
+    report_grid(grid)
+    row = next(csv.DictReader((grid / "table.csv").read_text().splitlines()))
+    assert (row["teacher.accuracy"], row["teacher.validation_accuracy"]) == ("0.915", "0.9213")
+    assert row["teacher.sha256"].startswith("resnet56")
+
+
+def told(path):
+    """Return how a grid was measured: topic -> text."""
+    grid = read_grid(path)
+    return describe(grid, compare(grid))
+
+
+def test_the_number_of_seeds_is_that_of_a_pair_and_of_what_has_finished(tmp_path):
+    three = {"KD": dict.fromkeys(range(3), 0.7), "CMKD": dict.fromkeys(range(3), 0.72)}
+    pairs = {(teacher, "resnet20"): three for teacher in ("resnet56", "resnet32", "resnet44")}
+    assert told(write_grid(tmp_path / "pairs", pairs))["Seeds"] == "0, 1, 2 (n = 3 per method and pair)"
+    alone = write_grid(tmp_path / "alone", {PAIR: three})
+    assert told(alone)["Seeds"] == "0, 1, 2 (n = 3 per method)"
+    (alone / cell_name(*PAIR, "KD", 2) / "result.json").unlink()
+    assert told(alone)["Seeds"] == "0, 1, 2"
+    (alone / cell_name(*PAIR, "CMKD", 2) / "result.json").unlink()
+    assert told(alone)["Seeds"] == "0, 1, 2 (n = 2 per method)"
+
+
+def test_where_pairs_differ_in_the_options_of_a_method_they_are_named(tmp_path):
+    other = ("resnet32", "resnet20")
+    methods = {"KD": {0: 0.7}, "CMKD": {0: 0.7}}
+    grid = write_grid(tmp_path / "grid", {PAIR: methods, other: methods})
+    edit_config(grid / cell_name(*other, "CMKD", 0), loss={"name": "CMKD", "alpha": 2})
+    said = told(grid)
+    assert said["Objective of KD"] == "cross-entropy and KD with its defaults"
+    assert said["Objective of CMKD"] == (
+        "cross-entropy and CMKD with alpha: 8 (resnet56 → resnet20); "
+        "cross-entropy and CMKD with alpha: 2 (resnet32 → resnet20)"
+    )
 
 
 def test_how_it_was_measured_is_told(grid):

@@ -1,5 +1,6 @@
 """Overview, LaTeX, figures and the page of a grid with several pairs."""
 
+import html
 import json
 import re
 import shutil
@@ -102,6 +103,25 @@ def test_strength_is_drawn_for_students_with_several_teachers(panels):
     assert list(line.x) == pytest.approx([68, 72])
     assert list(line.y) == pytest.approx([65, 68.5])
     assert line.error_y.array[0] == pytest.approx(2**0.5)
+
+
+def test_every_method_has_a_row_however_long_its_name(tmp_path):
+    begin, end = "a method whose name begins alike", "and whose name ends alike"
+    methods = [f"{begin}, once, {end}", f"{begin}, again, {end}", "x" * 40, "KD & <more>"]
+    grid = write_grid(tmp_path / "grid", {STRONG: {method: {0: 0.6, 1: 0.7} for method in methods}})
+    found = drawings(compare(read_grid(grid), "KD & <more>"), methods)
+    rows = {section.title: section.panels[0].figure for section in found}
+    for title, drawn in (("Test accuracy", methods), ("Difference to KD & <more>", methods[:3])):
+        axis = rows[title].layout.yaxis
+        assert {row for trace in rows[title].data for row in trace.y} == set(axis.tickvals)
+        assert len(set(axis.tickvals)) == len(drawn)
+        assert axis.ticktext[2] == "x" * 14 + "…" + "x" * 13
+        assert all(len(html.unescape(text)) <= 28 for text in axis.ticktext)
+    assert rows["Test accuracy"].layout.yaxis.ticktext[3] == "KD &amp; &lt;more&gt;"
+    # plotly reads the titles of axes as markup, too
+    assert rows["Difference to KD & <more>"].layout.xaxis.title.text == (
+        "difference to KD &amp; &lt;more&gt; (points)"
+    )
 
 
 def test_curves_are_drawn_for_every_pair(panels):

@@ -58,6 +58,15 @@ def test_the_teachers_accuracy_is_a_line_of_its_own(compared):
     assert list(line.x) == [1, 5]
 
 
+def test_teachers_of_one_network_keep_a_line_each(compared, tmp_path):
+    other = write_run(tmp_path / "kd", "KD")
+    card = json.loads((other / "teacher.json").read_text())
+    (other / "teacher.json").write_text(json.dumps({**card, "sha256": "cdef" * 16, "accuracy": 0.93}))
+    panel = panels({**compared, "KD (other)": [other]})["Accuracy"]
+    lines = {trace.name: trace.y[0] for trace in panel.figure.data if "Teacher" in (trace.name or "")}
+    assert lines == {"Teacher (resnet20 ababab)": 0.9213, "Teacher (resnet20 cdefcd)": 0.93}
+
+
 def test_training_accuracy_is_dashed_and_thinner(compared):
     traces = {trace.name: trace for trace in panels(compared)["Accuracy"].figure.data}
     assert traces["KD, training"].line.dash == "dash"

@@ -58,6 +58,17 @@ def test_another_teacher_is_another_group(tmp_path):
     assert list(group_runs(runs)) == ["CMKD (teacher 000000000000)", "CMKD (teacher 111111111111)"]
 
 
+def test_of_folders_only_their_ends_are_named_and_groups_stay_apart(tmp_path):
+    folders = ("/home/me/birds/a", "/home/me/birds/b", "/mnt/birds/a", "/srv/birds/a")
+    runs = [run_folder(tmp_path, str(n), data=f"folder:{folder}") for n, folder in enumerate(folders)]
+    assert names(group_runs(runs)) == {
+        "CMKD (data folder:…/birds/a)": ["0"],
+        "CMKD (data folder:…/birds/b)": ["1"],
+        "CMKD (data folder:…/birds/a) (2)": ["2"],
+        "CMKD (data folder:…/birds/a) (3)": ["3"],
+    }
+
+
 def test_the_same_folder_twice_is_one_run(tmp_path):
     run = run_folder(tmp_path, "a")
     assert names(group_runs([run, tmp_path / "." / "a"])) == {"CMKD": ["a"]}

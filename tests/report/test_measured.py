@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import yaml
 from scipy import stats
 from sklearn.metrics import confusion_matrix
 
@@ -251,6 +252,103 @@ def test_strength_puts_runs_under_their_teachers(measured, known, tmp_path):
     assert list(traces(clean)["KD"].y) == [0.8, 0.7]
     assert list(traces(bent)["CMKD"].y) == [0.6]
     assert list(traces(bent)["KD"].y) == [0.5]
+
+
+def under(run, network, sha256, accuracy, **options):
+    """Put a run under another teacher, whose accuracy on the test set it then measured."""
+    for name, changes in (
+        ("teacher.json", {"network": network, "sha256": sha256}),
+        ("result.json", {"teacher": {"accuracy": accuracy}}),
+    ):
+        (run / name).write_text(json.dumps(json.loads((run / name).read_text()) | changes))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config |= {"teacher": f"runs/{network}", **options}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    return run
+
+
+def test_strength_takes_means_over_nothing_but_seeds(tmp_path):
+    plain, standardised = {"name": "KD"}, {"name": "KD", "logit_standardization": True}
+    groups = {}
+    for place, (network, sha256, strength) in enumerate([("a", "aa" * 32, 0.9), ("b", "bb" * 32, 0.95)]):
+        for label, seed, accuracy, loss in (
+            ("KD", 0, 0.7, plain),
+            ("KD", 1, 0.72, plain),
+            ("LS", 0, 0.8, standardised),
+        ):
+            run = write_run(
+                tmp_path / f"{label}{seed}{network}", "KD", seed=seed, accuracy=accuracy + place / 10
+            )
+            under(run, network, sha256, strength, loss=loss)
+            groups.setdefault(f"{label} under {network}", []).append(run)
+    other = write_run(tmp_path / "other", "KD", accuracy=0.3)
+    groups["other"] = [under(other, "a", "aa" * 32, 0.9, loss=plain, student="resnet110")]
+    section = drawn(groups)["Strength of the teacher"]
+    clean = traces(section.panels[0])
+    assert {name: list(line.y) for name, line in clean.items()} == {
+        "KD (student resnet8, logit_standardization –)": [0.71, 0.81],
+        "KD (student resnet8, logit_standardization True)": [0.8, 0.9],
+        "KD (student resnet110, logit_standardization –)": [0.3],
+    }
+    # Nothing was measured of transformed images, so that there is nothing to say of how.
+    assert "severity" not in section.caption
+    assert section.panels[1].figure is None
+
+
+def test_teachers_of_one_network_are_told_apart_wherever_they_are_drawn(measured, tmp_path):
+    other = under(write_run(tmp_path / "kd", "KD"), "resnet20", "cdef" * 16, 0.95)
+    figures = drawn({**measured, "KD (other)": [other]})
+    size = panels(figures["Accuracy against cost"])["Size"]
+    assert {"Teacher (resnet20 ababab)", "Teacher (resnet20 cdefcd)"} <= set(traces(size))
+    assert "under resnet20 cdefcd" in figures["Strength of the teacher"].panels[0].words
+    assert "Teacher (resnet20 ababab)" in traces(figures["Calibration"].panels[0])
+
+
+def test_calibration_on_the_whole_test_set_needs_no_teacher_in_the_details(known, tmp_path):
+    run = write_run(tmp_path / "run", "KD")
+    write_details(run, known["KD"], known["targets"], missing={"teacher": "not at hand"})
+    bins = {"count": [0, 500], "confidence": [0.0, 0.8], "accuracy": [0.0, 0.7]}
+    one = {"ece": 0.1, "reliability": bins}
+    evaluation = {
+        "setting": {"part": "test", "images": 500},
+        "calibration": {"student": one, "teacher": {**one, "ece": 0.02}},
+    }
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    (panel,) = drawn({"KD": [run]})["Calibration"].panels
+    assert list(traces(panel)["Teacher (resnet20)"].y) == [0.7]
+    assert panel.words == "Expected calibration error: Teacher (resnet20) 0.020; KD 0.100."
+
+
+def test_of_several_measured_runs_the_one_is_taken_that_has_what_was_asked_for(known, tmp_path):
+    runs = []
+    for seed, layout in enumerate(("tsne", "umap", "umap")):
+        run = write_run(tmp_path / str(seed), "KD", seed=seed)
+        count = IMAGES if seed < 2 else 60
+        write_details(run, known["KD"][:count], known["targets"][:count], meta={"layout": layout})
+        runs.append(run)
+    records = read_groups({"KD": runs})
+
+    def taken(**asked):
+        return find_sources(records, {}, **asked).found[0].run.path
+
+    assert taken() == runs[0]
+    assert taken(images=IMAGES, layout="umap") == taken(layout="umap") == runs[1]
+    assert taken(images=60, layout="umap") == taken(images=60) == runs[2]
+    assert taken(images=60, layout="tsne") == runs[0]  # nobody has it
+
+
+def test_names_of_classes_are_cut_before_they_are_escaped(known, tmp_path):
+    run = write_run(tmp_path / "run", "KD")
+    answers = np.arange(64, dtype=np.int32).reshape(8, 8) % 3
+    corners = [[0.0, 0.0], [10.0, 0.0], [5.0, 5.0]]
+    write_details(
+        run, known["KD"], known["targets"], teacher=known["teacher"],
+        classes=["carpenter's kit", "<b> & others", *"cdef"],
+        slice_student=answers, slice_teacher=answers,
+        meta={"slice": {"positions": [0, 1, 2], "corners": corners, "x": [-2.0, 12.0], "y": [-1.0, 6.0]}},
+    )  # fmt: skip
+    heat = panels(drawn({"KD": [run]})["Decision boundaries on a plane"])["KD"].figure.data[0]
+    assert {"carpenter&#x27;s", "&lt;b&gt; &amp; other"} <= set(heat.colorbar.ticktext)
 
 
 def test_what_is_missing_is_said_in_its_place(measured, tmp_path):

@@ -1,5 +1,6 @@
 """The page with all its figures, in a browser and from the command line."""
 
+import numpy as np
 import pytest
 
 from cmkd.cli import main
@@ -7,6 +8,7 @@ from cmkd.report import report_runs, write_report
 from cmkd.report.static import FORMATS
 from cmkd.training import DistillConfig, TrainConfig, distill, train
 from tests.browser import needs_browser, on_narrow_and_wide
+from tests.report.details import write_details
 from tests.report.synthetic import write_run
 from tests.report.test_page import Page, drawings_of
 
@@ -87,6 +89,22 @@ def test_the_command_measures_what_is_missing_once_and_draws_it(tmp_path, capsys
     assert main(["report", "kd", "--images", "20", "--cpu", "true"]) == 0
     text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
     assert "No teacher was at hand (not at hand" in text
+
+
+def test_the_layout_that_was_asked_for_is_shown_whichever_run_has_it(known, tmp_path, monkeypatch):
+    monkeypatch.setattr("cmkd.report.page.save_figures", lambda *_: [])  # they take the longest
+    runs = []
+    for seed, (layout, purity) in enumerate([("tsne", 0.25), ("umap", 0.75)]):
+        run = write_run(tmp_path / str(seed), "KD", seed=seed)
+        meta = {"layout": layout, "embedding": {"dimensions": 64, "purity": purity}}
+        points = np.arange(40, dtype=np.float32).reshape(20, 2)
+        targets = {"embedding": points, "embedding_targets": np.arange(20) % 2}
+        runs.append(write_details(run, known["KD"], known["targets"], meta=meta, **targets))
+    for layout, purity in (("umap", "purity 75.0%"), ("tsne", "purity 25.0%")):
+        page, _ = report_runs(
+            {"KD": runs}, tmp_path / "report.html", title="x", images=len(known["targets"]), layout=layout
+        )
+        assert purity in Page(page.read_text(encoding="utf-8")).text
 
 
 def test_what_cannot_be_measured_is_said_in_place(tmp_path, capsys):

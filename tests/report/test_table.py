@@ -59,6 +59,9 @@ def test_two_teachers_get_a_row_each(compared, tmp_path):
     (other / "teacher.json").write_text(json.dumps({**card, "sha256": "cd" * 32, "network": "resnet56"}))
     names = [row["method"] for row in summary_rows({**compared, "CMKD'": [other]})]
     assert names[:2] == ["Teacher (resnet20)", "Teacher (resnet56)"]
+    (other / "teacher.json").write_text(json.dumps({**card, "sha256": "cd" * 32}))
+    names = [row["method"] for row in summary_rows({**compared, "CMKD'": [other]})]
+    assert names[:2] == ["Teacher (resnet20 ababab)", "Teacher (resnet20 cdcdcd)"]
 
 
 def test_a_run_that_has_not_finished_is_shown_as_such(compared, tmp_path):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmkd.errors import InputError
+from cmkd.report.setting import shown
 
 if TYPE_CHECKING:
     from cmkd.training import RunFolder
@@ -42,24 +43,29 @@ def group_runs(runs: Iterable[str | os.PathLike[str]]) -> dict[str, list[RunFold
             groups.append([folder])
     for group in groups:
         _refuse_repeated_seeds(group)
-    return {_label(own, options): group for own, group in zip(options, groups, strict=True)}
+    return dict(zip(labels(options), groups, strict=True))
 
 
 def _options(folder: RunFolder) -> dict[str, Any]:
-    """Return what makes a run a run of its group; options of the loss as `loss.NAME`."""
-    from cmkd.training.config import EXECUTION_OPTIONS
-
+    """Return what makes a run a run of its group."""
     config = folder.read_config()
-    loss = config.pop("loss", {"name": "labels"})
-    config |= {f"loss.{key}": value for key, value in loss.items()}
-    for added in config.pop("with", []):
-        config["loss.name"] += f" + {added['name']}"
-        config |= {f"{added['name']}.{key}": value for key, value in added.items() if key != "name"}
     if (folder.path / "teacher.json").exists():  # the same weights may lie in two places
         config["teacher"] = folder.read_json("teacher.json")["sha256"][:12]
-    left_out = EXECUTION_OPTIONS | {"seed"}
+    return method_options(config)
+
+
+def method_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that say what a run is but for its seed; those of the loss as `loss.NAME`."""
+    from cmkd.training.config import EXECUTION_OPTIONS
+
+    left_out = EXECUTION_OPTIONS | {"seed", "loss", "with"}
+    own = {key: value for key, value in config.items() if key not in left_out}
+    own |= {f"loss.{key}": value for key, value in (config.get("loss") or {"name": "labels"}).items()}
+    for added in config.get("with") or []:
+        own["loss.name"] += f" + {added['name']}"
+        own |= {f"{added['name']}.{key}": value for key, value in added.items() if key != "name"}
     # An option that is not set says as much as one that did not exist when the run was made.
-    return {key: value for key, value in config.items() if key not in left_out and value is not None}
+    return {key: value for key, value in own.items() if value is not None}
 
 
 def _refuse_repeated_seeds(group: list[RunFolder]) -> None:
@@ -74,10 +80,31 @@ def _refuse_repeated_seeds(group: list[RunFolder]) -> None:
         seeds[seed] = folder
 
 
-def _label(own: dict[str, Any], all_options: list[dict[str, Any]]) -> str:
+def labels(options: Sequence[dict[str, Any]]) -> list[str]:
+    """Name sets of options by their loss, and by the options in which others of that loss differ.
+
+    Args:
+        options: What `method_options` returns, each once.
+
+    Returns:
+        As many different names; a number tells apart what would read alike, as two folders of which only the
+        ends are shown.
+    """
+    found: list[str] = []
+    for own in options:
+        name = label = _label(own, options)
+        number = 1
+        while label in found:
+            number += 1
+            label = f"{name} ({number})"
+        found.append(label)
+    return found
+
+
+def _label(own: dict[str, Any], all_options: Sequence[dict[str, Any]]) -> str:
     name = str(own["loss.name"])
     rivals = [options for options in all_options if options["loss.name"] == name]
     keys = dict.fromkeys(key for options in rivals for key in options)
     differing = [key for key in keys if any(options.get(key) != own.get(key) for options in rivals)]
-    said = ", ".join(f"{key.removeprefix('loss.')} {own.get(key)}" for key in differing)
+    said = ", ".join(f"{key.removeprefix('loss.')} {shown(own.get(key))}" for key in differing)
     return f"{name} ({said})" if said else name

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmkd.errors import InputError
+from cmkd.report.measured.sources import as_asked
 from cmkd.report.page import write_report
 from cmkd.report.records import Groups, Records, read_groups
 
@@ -48,7 +49,10 @@ def report_runs(
     problems = measure_missing(records, images=images, layout=layout, data_root=data_root, cpu=cpu)
     runs = [run for each in records.values() for run in each]
     figures = (runs[0].path if len(runs) == 1 else out.parent) / "figures"
-    return write_report(out, groups, title=title, problems=problems, figures=figures), figures
+    page = write_report(
+        out, groups, title=title, problems=problems, figures=figures, images=images, layout=layout
+    )
+    return page, figures
 
 
 def measure_missing(
@@ -82,11 +86,7 @@ def measure_missing(
     for label, runs in records.items():
         finished = [run for run in runs if run.result is not None]
         known = [details for run in finished if (details := read_details(run.path)) is not None]
-        if (
-            images == 0
-            or not finished
-            or any(each.meta["asked"] == images and each.layout == layout for each in known)
-        ):
+        if images == 0 or not finished or any(as_asked(each, images, layout) for each in known):
             continue
         path = finished[0].path
         if not (path / "student.safetensors").exists():

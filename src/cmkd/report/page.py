@@ -24,6 +24,8 @@ def write_report(
     lead: str = "",
     problems: Mapping[Path, str] | None = None,
     figures: str | os.PathLike[str] | None = None,
+    images: int = 0,
+    layout: str | None = None,
 ) -> Path:
     """Write the page: a summary table, figures, and how everything was measured.
 
@@ -37,6 +39,8 @@ def write_report(
         problems: Draw the figures that need details of the runs as well, and say there which run could not
             be measured, and why (what `measure_missing` returns); None leaves them out.
         figures: Folder for the figures as files; none are written by default.
+        images: Where several runs of a method have details, prefer those of so many images; 0 for any number.
+        layout: Likewise prefer features laid out by `tsne` or `umap`; None for either.
 
     Returns:
         The file.
@@ -47,7 +51,7 @@ def write_report(
     records = read_groups(groups)
     drawn = sections(records)
     if problems is not None:
-        drawn += measured_sections(find_sources(records, problems))
+        drawn += measured_sections(find_sources(records, problems, images=images, layout=layout))
     if figures is not None:
         save_figures(Path(figures), drawn)
     return write_document(

@@ -127,6 +127,11 @@ def pooled(records: Sequence[Record], *keys: str) -> dict[int, list[float]]:
     return dict(sorted(values.items()))
 
 
+def measured(records: Sequence[Record], *keys: str) -> list[float]:
+    """Return a number of the results over all runs of a method, one value per run that has it."""
+    return [value for record in records if (value := record.measured(*keys)) is not None]
+
+
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
     """Return the mean and, for more than one value, the sample standard deviation."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None

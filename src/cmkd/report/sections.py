@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cmkd.report.distributions import distribution
 from cmkd.report.figures import Panel, Quantity, over_epochs
 from cmkd.report.records import Records, pooled
-from cmkd.report.table import teachers
+from cmkd.report.table import teacher_names, teachers
 
 #: Methods whose weights are drawn.
 MOST_ADAPTIVE = 6
@@ -57,10 +57,10 @@ def sections(records: Records) -> list[Section]:
 
 def _training(records: Records, band: str) -> Section:
     references = {}
-    for record in teachers(records).values():
-        teacher = record.teacher or {}
-        if teacher.get("accuracy") is not None:
-            references[f"Teacher ({teacher['network']})"] = teacher["accuracy"]
+    names = teacher_names(records)
+    for sha256, record in teachers(records).items():
+        if (accuracy := (record.teacher or {}).get("accuracy")) is not None:
+            references[f"Teacher ({names[sha256]})"] = accuracy
     validated = any(pooled(runs, "validation", "accuracy") for runs in records.values())
     training = "on the augmented training images, as they were seen."
     panel = over_epochs(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cmkd.report.records import Groups, Record, Records, mean_and_spread, read_groups
+from cmkd.report.records import Groups, Record, Records, mean_and_spread, measured, read_groups
 
 #: In a cell: not measured.
 ABSENT = "–"
@@ -24,11 +25,16 @@ class Column:
 
     def show(self, values: Sequence[float]) -> str:
         """Return the mean and, for several values, the standard deviation."""
-        if not values:
-            return ABSENT
-        mean, spread = mean_and_spread([self.factor * value for value in values])
-        text = f"{mean:.{self.decimals}f}"
-        return text if spread is None else f"{text} ± {spread:.{self.decimals}f}"
+        return averaged(values, self.factor, self.decimals)
+
+
+def averaged(values: Sequence[float], factor: float, decimals: int) -> str:
+    """Return for example `71.43 ± 0.21`: mean and, for several values, standard deviation; else a dash."""
+    if not values:
+        return ABSENT
+    mean, spread = mean_and_spread([factor * value for value in values])
+    text = f"{mean:.{decimals}f}"
+    return text if spread is None else f"{text} ± {spread:.{decimals}f}"
 
 
 SCORES = (
@@ -59,7 +65,8 @@ def summary_rows(groups: Groups) -> list[dict[str, str]]:
 
 def rows_of(records: Records) -> list[dict[str, str]]:
     """Return what `summary_rows` does, from runs that have been read."""
-    rows = [_teacher_row(record) for record in teachers(records).values()]
+    names = teacher_names(records)
+    rows = [_teacher_row(names[sha256], record) for sha256, record in teachers(records).items()]
     rows += [_method_row(label, runs) for label, runs in records.items()]
     if all(len(runs) == 1 for runs in records.values()):
         for row in rows:
@@ -80,13 +87,28 @@ def teachers(records: Records) -> dict[str, Record]:
     return found
 
 
-def _teacher_row(record: Record) -> dict[str, str]:
+def teacher_names(records: Records) -> dict[str, str]:
+    """Return what the teachers are called, by the hash of their weights.
+
+    It is the network; where several have the same one, with the first digits of the hash.
+    """
+    networks = {
+        sha256: str((record.teacher or {})["network"]) for sha256, record in teachers(records).items()
+    }
+    counted = Counter(networks.values())
+    return {
+        sha256: network if counted[network] == 1 else f"{network} {sha256[:6]}"
+        for sha256, network in networks.items()
+    }
+
+
+def _teacher_row(name: str, record: Record) -> dict[str, str]:
     teacher = record.teacher or {}
     return _row(
-        f"Teacher ({teacher['network']})",
-        scores=lambda key: _values([record], "teacher", key),
+        f"Teacher ({name})",
+        scores=lambda key: measured([record], "teacher", key),
         parameters=[float(teacher["parameters"])],
-        latency=_values([record], "teacher", "latency_ms"),
+        latency=measured([record], "teacher", "latency_ms"),
         runs=ABSENT,
     )
 
@@ -96,9 +118,9 @@ def _method_row(label: str, runs: Sequence[Record]) -> dict[str, str]:
     counted = str(len(runs)) if len(finished) == len(runs) else f"{len(finished)} of {len(runs)} finished"
     return _row(
         label if finished else f"{label} (not finished)",
-        scores=lambda key: _values(runs, "test", key),
-        parameters=_values(runs, "parameters"),
-        latency=_values(runs, "latency_ms"),
+        scores=lambda key: measured(runs, "test", key),
+        parameters=measured(runs, "parameters"),
+        latency=measured(runs, "latency_ms"),
         runs=counted,
     )
 
@@ -119,11 +141,6 @@ def _row(
         "CPU latency (ms)": f"{statistics.median(latency):.2f}" if latency else ABSENT,
         "runs": runs,
     }
-
-
-def _values(runs: Sequence[Record], *keys: str) -> list[float]:
-    values = (run.measured(*keys) for run in runs)
-    return [value for value in values if value is not None]
 
 
 def markdown_table(groups: Groups) -> str:

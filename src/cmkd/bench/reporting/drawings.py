@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import statistics
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 NOTHING = "No cell of this pair has finished."
+#: Characters of a method's name that an axis has room for.
+ROOM = 28
 
 
 def drawings(pairs: Sequence[Pair], methods: Sequence[str]) -> list[Section]:
@@ -80,7 +81,7 @@ def _accuracies(pair: Pair, methods: Sequence[str]) -> Panel:
         mean = 100 * statistics.fmean(outcome.accuracy.values.values())
         figure.add_scatter(
             x=[mean],
-            y=[_short(outcome.method)],
+            y=[html.escape(outcome.method)],
             mode="markers",
             marker={"symbol": "line-ns-open", "size": 18, "color": "var(--ink)", "line": {"width": 2}},
             hovertemplate="mean %{x:.2f}",
@@ -104,7 +105,7 @@ def _differences(pair: Pair, methods: Sequence[str]) -> Panel:
         error = None if half is None else {"type": "data", "array": [100 * half], "thickness": 2, "width": 5}
         figure.add_scatter(
             x=[mean],
-            y=[_short(outcome.method)],
+            y=[html.escape(outcome.method)],
             mode="markers",
             marker={"symbol": "line-ns-open", "size": 14, "color": "var(--ink)", "line": {"width": 2}},
             error_x=error,
@@ -112,7 +113,8 @@ def _differences(pair: Pair, methods: Sequence[str]) -> Panel:
             name=html.escape(outcome.method),
         )
     words = "; ".join(f"{outcome.method} {interval(outcome.difference)}" for outcome in found)
-    return _by_method(figure, pair.name, f"{words}.", found, f"difference to {pair.baseline} (points)")
+    axis = html.escape(f"difference to {pair.baseline} (points)")
+    return _by_method(figure, pair.name, f"{words}.", found, axis)
 
 
 def _dots(figure: go.Figure, outcome: Outcome, sample: Sample, methods: Sequence[str], hover: str) -> None:
@@ -120,7 +122,7 @@ def _dots(figure: go.Figure, outcome: Outcome, sample: Sample, methods: Sequence
     index = methods.index(outcome.method)
     figure.add_scatter(
         x=[100 * value for value in sample.values.values()],
-        y=[_short(outcome.method)] * len(sample.values),
+        y=[html.escape(outcome.method)] * len(sample.values),
         mode="markers",
         marker={
             "symbol": PLOTLY_MARKERS[index % len(PLOTLY_MARKERS)],
@@ -135,12 +137,16 @@ def _dots(figure: go.Figure, outcome: Outcome, sample: Sample, methods: Sequence
 
 
 def _by_method(figure: go.Figure, title: str, words: str, found: Sequence[Outcome], axis: str) -> Panel:
-    """Finish a drawing with a row per method, the first on top."""
-    names = [_short(outcome.method) for outcome in found]
+    """Finish a drawing with a row per method, the first on top.
+
+    A row belongs to the whole name: two that are shortened to the same text keep a row each.
+    """
+    names = [html.escape(outcome.method) for outcome in found]
     figure.update_layout(hovermode="closest")
     figure.update_xaxes(title_text=axis, showgrid=True, nticks=6)
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1])
     figure.update_yaxes(
-        type="category", categoryorder="array", categoryarray=names[::-1], tickmode="array", tickvals=names
+        tickmode="array", tickvals=names, ticktext=[_short(outcome.method) for outcome in found]
     )
     figure.update_yaxes(tickfont_color="var(--ink)", range=[-0.6, len(names) - 0.4])
     return Panel(title, figure, words, height=4.5 + 1.75 * len(names))
@@ -216,5 +222,9 @@ def _strength(student: str, pairs: Sequence[Pair], methods: Sequence[str]) -> Pa
 
 
 def _short(method: str) -> str:
-    """Return a method's name as an axis has room for it; plotly reads it as markup."""
-    return html.escape(textwrap.shorten(method, width=28, placeholder=" …"))
+    """Return a method's name as an axis has room for it; plotly reads it as markup.
+
+    Long names lose their middle, as variants of a method often differ at the end.
+    """
+    half = (ROOM - 1) // 2
+    return html.escape(method if len(method) <= ROOM else f"{method[: ROOM - 1 - half]}…{method[-half:]}")

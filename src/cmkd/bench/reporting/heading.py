@@ -10,7 +10,7 @@ from cmkd.bench.reporting.results import Grid
 from cmkd.bench.reporting.tuning import tuning
 from cmkd.bench.reporting.wording import tally
 from cmkd.report.records import Record, Records, count, in_common
-from cmkd.report.setting import setting, shown
+from cmkd.report.setting import DEFINITIONS, setting, shown
 
 SCORES = {
     "Test accuracy": "Share of the test images given the right class by the network of the last epoch; mean "
@@ -20,9 +20,8 @@ SCORES = {
     "Difference": "Of the test accuracy of the last epoch, in percentage points, seed by seed: runs of one "
     "seed share initial weights, batches and augmentation. In brackets the 95 % confidence interval of the "
     "mean (Student’s t). Every interval is for its own comparison, not corrected for their number.",
-    "Agreement": "Share of the test images to which student and teacher give the same class.",
-    "Rank correlation": "Spearman’s ρ, with exact ranks, between the student’s and the teacher’s logits of "
-    "an image; mean over the test images.",
+    "Agreement": DEFINITIONS["Agreement"],
+    "Rank correlation": DEFINITIONS["Rank correlation"],
     "Training time": "Wall time of the training steps of a run, without validation; mean over the seeds.",
     "Published": "Top-1 accuracy (%) as its source has it. On CIFAR-100 of 240 epochs, on ImageNet of 100, "
     "unless it says otherwise; most sources report the best epoch on the test set, and not how many trials "
@@ -52,12 +51,13 @@ def heading(grid: Grid, pairs: Sequence[Pair]) -> dict[str, str]:
                 found[topic] = text
             if topic == "Images":
                 found["Augmentation"] = in_common(by_pair, _augmentation)
-        found["Seeds"] = setting(by_method)["Seeds"]
+        found["Seeds"] = _seeds(pairs, by_method)
         found["Teacher"] = in_common(by_pair, _teacher)
         found["Teacher’s logits"] = in_common(by_method, _logits)
         found["Revision"] = _revisions([record for records in by_pair.values() for record in records])
-        for method, runs in by_method.items():
-            found[f"Objective of {method}"] = setting({method: runs})["Objective"]
+        for method in by_method:
+            of_method = _begun({pair.name: _records(pair, method) for pair in pairs})
+            found[f"Objective of {method}"] = setting(of_method)["Objective"]
     found["Tuning"] = tuning(grid)
     outcomes = [outcome for pair in pairs for outcome in pair.outcomes]
     measured = {
@@ -69,12 +69,26 @@ def heading(grid: Grid, pairs: Sequence[Pair]) -> dict[str, str]:
     return found | {topic: text for topic, text in SCORES.items() if measured.get(topic, True)}
 
 
-def _records(pair: Pair) -> list[Record]:
-    return [cell.record for outcome in pair.outcomes for cell in outcome.cells if cell.record is not None]
+def _records(pair: Pair, method: str | None = None) -> list[Record]:
+    """Return what has begun of a pair, of all its methods by default."""
+    return [
+        cell.record
+        for outcome in pair.outcomes
+        for cell in outcome.cells
+        if cell.record is not None and method in (None, outcome.method)
+    ]
 
 
 def _begun(records: Records) -> Records:
     return {label: runs for label, runs in records.items() if runs}
+
+
+def _seeds(pairs: Sequence[Pair], by_method: Records) -> str:
+    """Name the seeds; with their number if every mean is over as many: a mean is over the seeds of a pair."""
+    seeds = in_common(by_method, lambda run: shown(run.config.get("seed")))
+    sizes = {len(outcome.finished) for pair in pairs for outcome in pair.outcomes}
+    number = sizes.pop() if len(sizes) == 1 else 0
+    return f"{seeds} (n = {number} per method{' and pair' if len(pairs) > 1 else ''})" if number else seeds
 
 
 def _augmentation(run: Record) -> str:

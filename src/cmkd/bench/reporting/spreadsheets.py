@@ -56,10 +56,14 @@ def _cell(pair: Pair, outcome: Outcome, cell: Cell, out: Path) -> dict[str, Any]
         row |= {"best_test_epoch": best[0], "best_test_accuracy": best[1]}
     row |= _flat("", record.result or {})
     row |= _flat("environment.", record.environment)
-    row |= _flat(
-        "teacher.", {key: value for key, value in (record.teacher or {}).items() if key != "members"}
-    )
+    row |= _flat("teacher.", _teacher(record.teacher or {}))
     return row | _flat("option.", record.config)
+
+
+def _teacher(card: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run knew of its teacher; `teacher.accuracy` is that on the test set, from its result."""
+    named = {"validation_accuracy" if key == "accuracy" else key: value for key, value in card.items()}
+    return {key: value for key, value in named.items() if key != "members"}
 
 
 def _outcome(pair: Pair, outcome: Outcome) -> dict[str, Any]:

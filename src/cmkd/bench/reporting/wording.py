@@ -11,7 +11,7 @@ from cmkd.bench.reporting.comparing import Outcome, Pair
 from cmkd.bench.reporting.results import Cell
 from cmkd.report.records import count
 from cmkd.report.statistics import Sample
-from cmkd.report.table import ABSENT
+from cmkd.report.table import ABSENT, averaged
 
 VALIDATION = "validation accuracy (%)"
 BEST = "best epoch on the test set (%), optimistic"
@@ -28,10 +28,7 @@ def percent(sample: Sample) -> str:
 
 def spread(sample: Sample, factor: float, decimals: int) -> str:
     """Return the mean of a sample ± its standard deviation, as far as there are values."""
-    if sample.mean is None:
-        return ABSENT
-    text = f"{factor * sample.mean:.{decimals}f}"
-    return text if sample.spread is None else f"{text} ± {factor * sample.spread:.{decimals}f}"
+    return averaged(list(sample.values.values()), factor, decimals)
 
 
 def interval(difference: Sample | None) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from cmkd.report.figures import Panel, canvas
 from cmkd.report.measured.sources import Source, Sources, look, plain, teacher_look
 from cmkd.report.sections import Section
+from cmkd.report.table import teacher_names
 
 TITLE = "Calibration"
 
@@ -24,15 +25,18 @@ def sections(sources: Sources) -> list[Section]:
         hoverinfo="skip",
         showlegend=False,
     )
-    words, images, teachers = [], set(), set()
+    words, images, drawn = [], set(), set()
+    names = teacher_names(sources.records)
     whole = all(source.evaluation for source in sources.found)
     for source in sources.found:
         found, count = calibrations(source, whole=whole)
         images.add(f"{count:,}")
         rows = [("student", source.label, look(source.index))]
-        if "teacher" in found and (sha := source.details.meta["teacher"]["sha256"]) not in teachers:
-            teachers.add(sha)
-            rows.insert(0, ("teacher", source.teacher_name, teacher_look()))
+        # Not from the details: `cmkd evaluate` may have had a teacher that was gone when they were taken.
+        sha256 = (source.run.teacher or {}).get("sha256")
+        if "teacher" in found and sha256 in names and sha256 not in drawn:
+            drawn.add(sha256)
+            rows.insert(0, ("teacher", f"Teacher ({names[sha256]})", teacher_look()))
         for network, name, style in rows:
             reliability = found[network]["reliability"]
             met = [place for place, number in enumerate(reliability["count"]) if number]

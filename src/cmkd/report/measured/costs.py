@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 
 from cmkd.report.figures import Panel, canvas
 from cmkd.report.measured.sources import Sources, look, plain, teacher_look
-from cmkd.report.records import Record
+from cmkd.report.records import measured
 from cmkd.report.sections import Section
-from cmkd.report.table import teachers
+from cmkd.report.table import teacher_names, teachers
 
 TITLE = "Accuracy against cost"
 
@@ -30,15 +29,15 @@ def sections(sources: Sources) -> list[Section]:
 
 def _panel(sources: Sources, title: str, axis: str, key: str, form: str, ticks: str) -> Panel:
     points = []
-    for record in teachers(sources.records).values():
+    names = teacher_names(sources.records)
+    for sha256, record in teachers(sources.records).items():
         cost = (record.teacher or {}).get(key)
         cost = record.measured("teacher", key) if cost is None else float(cost)
         accuracy = record.measured("teacher", "accuracy")
         if cost is not None and accuracy is not None:
-            name = f"Teacher ({(record.teacher or {})['network']})"
-            points.append((name, cost, accuracy, teacher_look(size=13)))
+            points.append((f"Teacher ({names[sha256]})", cost, accuracy, teacher_look(size=13)))
     for index, (label, runs) in enumerate(sources.records.items()):
-        costs, accuracies = _measured(runs, key), _measured(runs, "test", "accuracy")
+        costs, accuracies = measured(runs, key), measured(runs, "test", "accuracy")
         if costs and accuracies:
             mean = statistics.fmean(accuracies)
             points.append((label, statistics.median(costs), mean, look(index, size=11)))
@@ -58,7 +57,3 @@ def _panel(sources: Sources, title: str, axis: str, key: str, form: str, ticks: 
     figure.update_xaxes(title_text=axis, rangemode="tozero", showgrid=True, nticks=5, tickformat=ticks)
     words = "; ".join(f"{name} {accuracy:.2%} at {format(cost, form)}" for name, cost, accuracy, _ in points)
     return Panel(title, figure, f"{axis}: {words}.")
-
-
-def _measured(runs: Sequence[Record], *keys: str) -> list[float]:
-    return [value for run in runs if (value := run.measured(*keys)) is not None]

@@ -102,7 +102,7 @@ def _panel(
             "thickness": 8,
             "outlinewidth": 0,
             "tickvals": list(range(steps)),
-            "ticktext": [*(plain(source.classes[each])[:11] for each in colored), "other"],
+            "ticktext": [*(plain(source.classes[each][:11]) for each in colored), "other"],
             "tickfont": {"size": 10},
         },
         hovertemplate="%{text}<extra></extra>",

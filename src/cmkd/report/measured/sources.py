@@ -64,7 +64,7 @@ class Sources:
 
     Args:
         records: Method -> its runs, all of them.
-        found: Of each method the first run that was measured in detail, in the methods' order.
+        found: Of each method a run that was measured in detail, in the methods' order.
         absent: Why a method has none: by its label.
     """
 
@@ -98,22 +98,35 @@ class Sources:
         return f" Not measured: {said}."
 
 
-def find_sources(records: Records, problems: Mapping[Path, str]) -> Sources:
+def as_asked(details: Details, images: int, layout: str | None) -> bool:
+    """Whether details are of as many images and laid out as asked; with 0 and None anything will do."""
+    return (images == 0 or details.meta["asked"] == images) and layout in (None, details.layout)
+
+
+def find_sources(
+    records: Records, problems: Mapping[Path, str], *, images: int = 0, layout: str | None = None
+) -> Sources:
     """Look for details among the runs.
 
     Args:
         records: Method -> its runs.
         problems: Run folder -> why it could not be measured.
+        images: Of several runs of a method take the first one with details of so many images, if there is
+            one; 0 for any number.
+        layout: Likewise how their features are laid out; None for any way.
     """
     from cmkd.training.details import read_details
 
     found, absent = [], {}
     for index, (label, runs) in enumerate(records.items()):
-        for run in runs:
-            details = None if run.result is None else read_details(run.path)
-            if details is not None:
-                found.append(Source(label, index, run, details))
-                break
+        finished = (run for run in runs if run.result is not None)
+        kept = [
+            Source(label, index, run, details)
+            for run in finished
+            if (details := read_details(run.path)) is not None
+        ]
+        if kept:
+            found.append(next((each for each in kept if as_asked(each.details, images, layout)), kept[0]))
         else:
             reasons = [problems[run.path] for run in runs if run.path in problems]
             unfinished = all(run.result is None for run in runs)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from cmkd.report.figures import Panel, canvas
+from cmkd.report.grouping import labels, method_options
 from cmkd.report.measured.sources import Sources, look, plain
-from cmkd.report.records import Record
+from cmkd.report.records import Record, Records
 from cmkd.report.sections import Section
+from cmkd.report.table import teacher_names
 
 TITLE = "Strength of the teacher"
 
@@ -29,9 +33,7 @@ class Point:
     values: list[float] = field(default_factory=list)
 
 
-def points(
-    records: dict[str, list[Record]], accuracy: Callable[[Record], float | None]
-) -> dict[str, list[Point]]:
+def points(records: Records, accuracy: Callable[[Record], float | None]) -> dict[str, list[Point]]:
     """Collect what students reached under teachers of known accuracy.
 
     Args:
@@ -39,17 +41,18 @@ def points(
         accuracy: What is to be shown of a run; None if it was not measured.
 
     Returns:
-        Method (the loss by name, whatever the teacher) -> its points, the weakest teacher first.
+        Method, whatever the teacher and the seed -> its points, the weakest teacher first.
     """
+    methods, teachers = _methods(records), teacher_names(records)
     found: dict[str, dict[str, Point]] = {}
     for runs in records.values():
         for run in runs:
             strength, value = run.measured("teacher", "accuracy"), accuracy(run)
             if run.teacher is None or strength is None or value is None:
                 continue
-            name = _method(run)
-            of_teacher = found.setdefault(name, {}).setdefault(
-                run.teacher["sha256"], Point(run.teacher["network"], strength)
+            sha256 = run.teacher["sha256"]
+            of_teacher = found.setdefault(methods[run.path], {}).setdefault(
+                sha256, Point(teachers[sha256], strength)
             )
             of_teacher.values.append(value)
     return {name: sorted(each.values(), key=lambda point: point.strength) for name, each in found.items()}
@@ -69,10 +72,13 @@ def sections(sources: Sources) -> list[Section]:
         absent = "It takes runs of one method under at least two teachers, with the test accuracies of these."
         return [Section(TITLE, "", [Panel("Clean images", None, absent)], key=False)]
     caption = (
-        "Test accuracy of the student, mean over the runs, over that of its teacher on the clean images. "
-        f"Elastically transformed: severity {severity}, on the test images that the run was measured in "
-        "detail on."
+        "Test accuracy of the student, mean over the runs, over that of its teacher on the clean images."
     )
+    if bent:
+        caption += (
+            f" Elastically transformed: severity {severity}, on the test images that the run was measured in "
+            "detail on."
+        )
     panels = [_panel("Clean images", clean), _panel("Elastically transformed", bent)]
     return [Section(TITLE, caption, panels, key=False)]
 
@@ -100,6 +106,20 @@ def _panel(title: str, found: dict[str, list[Point]]) -> Panel:
     return Panel(title, figure, f"{'; '.join(words)}.")
 
 
-def _method(run: Record) -> str:
-    added = [each["name"] for each in run.config.get("with", [])]
-    return " + ".join([str((run.config.get("loss") or {}).get("name", "labels")), *added])
+def _methods(records: Records) -> dict[Path, str]:
+    """Return what the runs under a teacher are runs of, by their folders; only such runs share a mean."""
+    options = {
+        run.path: _options(run) for runs in records.values() for run in runs if run.teacher is not None
+    }
+    distinct: list[dict[str, Any]] = []
+    for own in options.values():
+        if own not in distinct:
+            distinct.append(own)
+    names = labels(distinct)
+    return {path: names[distinct.index(own)] for path, own in options.items()}
+
+
+def _options(run: Record) -> dict[str, Any]:
+    return {
+        key: value for key, value in method_options(run.config).items() if key.partition("_")[0] != "teacher"
+    }
