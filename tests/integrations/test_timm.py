@@ -1,6 +1,7 @@
 """The task in the place of timm's own, between timm's optimiser, scheduler, averages and checkpoints."""
 
 import copy
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from cmkd import CMKDLoss, DKDLoss, InputError, KDLoss
+from cmkd.losses import DenseLoss, TokenLoss
 
 pytest.importorskip("timm.task")
 
@@ -154,8 +156,30 @@ def test_it_trains_in_timms_loop(student, teacher, tmp_path):
     assert task.has_ema()
 
 
-def test_losses_that_change_over_the_epochs_are_refused(student, teacher):
+@pytest.mark.parametrize("wrap", [lambda loss: loss, TokenLoss, DenseLoss])
+def test_losses_that_change_over_the_epochs_are_refused(wrap, student, teacher):
     loss = KDLoss()
     loss.set_epoch = print
-    with pytest.raises(InputError, match="changes over the epochs"):
-        as_the_script_calls_it(student, teacher, loss=loss)
+    with pytest.raises(InputError, match="KDLoss changes over the epochs"):
+        as_the_script_calls_it(student, teacher, loss=wrap(loss))
+
+
+class Pixels(nn.Conv2d):
+    """A network of pixels with what timm's task reads of its own."""
+
+    num_classes, in_chans = CLASSES, 3
+    pretrained_cfg: ClassVar = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+    def __init__(self):
+        super().__init__(3, CLASSES, 1)
+
+
+def test_pixels_take_a_loss_of_pixels():
+    torch.manual_seed(0)
+    student, teacher = Pixels(), Pixels()
+    images, labels = torch.randn(2, 3, 4, 4), torch.randint(0, CLASSES, (2, 4, 4))
+    labels[0, 0] = -100  # which do not count
+    found = as_the_script_calls_it(student, teacher, loss=DenseLoss(DKDLoss()))(images, labels)
+    rows = [network(images).movedim(1, -1).flatten(0, 2)[4:] for network in (student, teacher)]
+    expected = DKDLoss()(*rows, labels.flatten()[4:])
+    torch.testing.assert_close(found["kd_loss"], expected)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cmkd.errors import InputError
 from cmkd.integrations.common import check_loss, check_task_weight, class_indices, freeze, logits_of, missing
+from cmkd.losses.tokens import TokenLoss
 
 try:
     from timm.task import LogitDistillationTask
@@ -62,9 +63,10 @@ class DistillationTask(LogitDistillationTask):
         **kwargs: Any,
     ) -> None:
         loss = check_loss(loss)
-        if hasattr(loss, "set_epoch"):
+        whole = loss.loss if isinstance(loss, TokenLoss) else loss
+        if hasattr(whole, "set_epoch"):
             raise InputError(
-                f"{type(loss).__name__} changes over the epochs, which timm's loop does not tell: use it "
+                f"{type(whole).__name__} changes over the epochs, which timm's loop does not tell: use it "
                 "with `cmkd distill`."
             )
         if distill_loss_weight is None:
