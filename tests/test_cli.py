@@ -168,6 +168,30 @@ def test_list(run):
     assert "cifar100" in run("list", "datasets")[1]
 
 
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("distill --teacher demo --cpu", "cpu", True),
+        ("distill --cpu --teacher demo", "cpu", True),
+        ("distill --cpu true --teacher demo", "cpu", True),
+        ("distill --teacher demo --nesterov false", "nesterov", False),
+        ("bench --dry-run grid.yaml", "dry_run", True),
+        ("bench grid.yaml --dry_run=false", "dry_run", False),
+        ("cache logits --verify", "verify", True),
+        ("predict run --json one.png two.png", "json", True),
+        ("predict run one.png --json", "images", ["one.png"]),
+        (
+            "distill --teacher demo --loss KD --loss.logit_standardization",
+            "loss",
+            {"name": "KD", "alpha": 0.9, "temperature": 4.0, "logit_standardization": True},
+        ),
+    ],
+)
+def test_what_is_true_or_false_may_stand_alone(line, name, value):
+    _, options = parse(line.split())
+    assert getattr(options, name) == value
+
+
 @pytest.mark.parametrize("show", [print, lambda line: print_table([line], [])])
 @pytest.mark.parametrize("buffered", [True, False])
 def test_a_reader_that_leaves_ends_it_quietly(show, buffered, monkeypatch, capsys):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,6 +96,21 @@ class ReportOptions:
     cpu: bool = False
 
 
+_KINDS: dict[str, type] = {
+    "train": TrainConfig,
+    "distill": DistillConfig,
+    "demo": DemoOptions,
+    "cache": CacheConfig,
+    "evaluate": EvaluateOptions,
+    "bench": BenchConfig,
+    "report": ReportOptions,
+    "export": ExportConfig,
+    "predict": PredictConfig,
+    "card": CardConfig,
+    "push": PushConfig,
+}
+
+
 def parse(argv: Sequence[str]) -> tuple[str, Any]:
     """Parse the command line.
 
@@ -108,15 +125,16 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     """
     argv, added = added_apart(_repeated_as_list(_spelled_as_declared(argv)))
     loss = _loss_name(argv)
+    argv = _switches_with_value(argv, loss)
     parser = Parser(
         prog="cmkd",
         version=__version__,
         description="Knowledge distillation that keeps the teacher's values and its ranking of the classes.",
     )
     verbs = parser.add_subcommands(dest="verb", metavar="VERB", required=True)
-    configured = {"train": TrainConfig, "distill": DistillConfig, "demo": DemoOptions}
     parsers: dict[str, Parser] = {}
-    for verb, options in configured.items():
+    for verb in ("train", "distill", "demo"):
+        options = _KINDS[verb]
         parsers[verb] = each = Parser(description=_summary(options))
         each.add_argument("--config", action="config", help="YAML file with any of these options.")
         each.add_class_arguments(options, skip={"loss", "with_"}, as_group=False)
@@ -140,12 +158,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     parsers["cache"] = cache = Parser(description=_summary(CacheConfig))
     cache.add_argument("path", help="Folder of the cache.")
     cache.add_argument("--config", action="config", help="YAML file with any of these options.")
-    cache.add_argument(
-        "--verify",
-        action="store_true",
-        help="Compare the checksums of all files of the cache, and write nothing.",
-    )
-    cache.add_class_arguments(CacheConfig, skip={"path", "verify"}, as_group=False)
+    cache.add_class_arguments(CacheConfig, skip={"path"}, as_group=False)
     parsers["evaluate"] = evaluate = Parser(description=_summary(EvaluateOptions))
     evaluate.add_argument("run", help="Run folder.")
     evaluate.add_class_arguments(EvaluateOptions, skip={"run"}, as_group=False)
@@ -161,25 +174,18 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     report.add_class_arguments(ReportOptions, skip={"runs"}, as_group=False)
     parsers["export"] = export = Parser(description=_summary(ExportConfig))
     export.add_argument("run", help="Run folder.")
-    export.add_argument(
-        "--fold_preprocessing",
-        action="store_true",
-        help="Normalise within the network: it takes 8-bit pixels (N, 3, H, W) then.",
-    )
-    export.add_class_arguments(ExportConfig, skip={"run", "fold_preprocessing"}, as_group=False)
+    export.add_class_arguments(ExportConfig, skip={"run"}, as_group=False)
     parsers["predict"] = predict = Parser(description=_summary(PredictConfig))
     predict.add_argument("model", help="Run folder, file of `cmkd export`, or hf:USER/NAME.")
     predict.add_argument("images", nargs="+", metavar="image", help="Image files.")
-    predict.add_argument("--json", action="store_true", help="Print one JSON list instead of lines.")
-    predict.add_class_arguments(PredictConfig, skip={"model", "images", "json"}, as_group=False)
+    predict.add_class_arguments(PredictConfig, skip={"model", "images"}, as_group=False)
     parsers["card"] = card = Parser(description=_summary(CardConfig))
     card.add_argument("run", help="Run folder.")
     card.add_class_arguments(CardConfig, skip={"run"}, as_group=False)
     parsers["push"] = push = Parser(description=_summary(PushConfig))
     push.add_argument("run", help="Run folder.")
     push.add_argument("repo", help="Where to, as user/name; it is made if need be.")
-    push.add_argument("--private", action="store_true", help="Make it for oneself alone.")
-    push.add_class_arguments(PushConfig, skip={"run", "repo", "private"}, as_group=False)
+    push.add_class_arguments(PushConfig, skip={"run", "repo"}, as_group=False)
     parsers["list"] = listing = Parser(description="List what can be named.")
     listing.add_argument("kind", type=Literal["models", "losses", "datasets"], help="What to list.")
     for verb in ("demo", *(verb for verb in parsers if verb != "demo")):
@@ -195,9 +201,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
         options["with_"] = [added_from_arguments(*each) for each in added] or added_from_file(in_file)
     if verb == "list":
         return verb, options["kind"]
-    others = {"evaluate": EvaluateOptions, "bench": BenchConfig, "report": ReportOptions}
-    used = {"export": ExportConfig, "predict": PredictConfig, "card": CardConfig, "push": PushConfig}
-    kind = {**configured, "cache": CacheConfig, **others, **used}[verb]
+    kind = _KINDS[verb]
     return verb, kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options})
 
 
@@ -232,6 +236,23 @@ def _repeated_as_list(argv: Sequence[str]) -> list[str]:
         if len(values) > 1:
             argv = [*rest, option, json.dumps(values)]
     return argv
+
+
+def _switches_with_value(argv: Sequence[str], loss: str) -> list[str]:
+    """Turn `--cpu` alone into `--cpu true`, and so for whatever else is true or false."""
+    kind = _KINDS.get(argv[0]) if argv else None
+    if kind is None:
+        return list(argv)
+    switches = {f"--{field.name}" for field in fields(kind) if field.type in (bool, "bool")}
+    if kind is DistillConfig:
+        options = inspect.signature(loss_class(loss)).parameters.values()
+        switches |= {f"--loss.{option.name}" for option in options if option.annotation in (bool, "bool")}
+    valued = []
+    for argument, following in zip_longest(argv, argv[1:]):
+        valued.append(argument)
+        if argument in switches and (following or "").lower() not in ("true", "false", "yes", "no"):
+            valued.append("true")
+    return valued
 
 
 def _losses() -> list[str]:
