@@ -169,8 +169,36 @@ def test_the_tables_of_the_readme_come_from_the_committed_runs(study):
     assert table in (ROOT / "results" / study / "table.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("few_images")
+def test_the_network_of_ones_own_is_trained(tmp_path, monkeypatch, capsys):
+    from cmkd.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs/networks.md").read_text(encoding="utf-8")
+    code, _ = python_blocks("docs/networks.md")
+    (command,) = re.findall(r"^cmkd (distill .*my_networks:small.*)$", text, flags=re.MULTILINE)
+    (tmp_path / "my_networks.py").write_text(code)
+    try:
+        assert main(shlex.split(command)) == 0, capsys.readouterr().err
+    finally:
+        sys.modules.pop("my_networks", None)
+    assert json.loads((tmp_path / "runs/small/model.json").read_text())["network"] == "my_networks:small"
+
+
+def test_the_defaults_of_the_page_on_training_are_those_of_a_run():
+    from cmkd.training import TrainConfig
+
+    text = (ROOT / "docs/training.md").read_text(encoding="utf-8").partition("## Teacher cache")[0]
+    rows = re.findall(r"^\| (`--.*?) \| (.*?) \|", text, flags=re.MULTILINE)
+    assert len(rows) == 12
+    for options, defaults in rows:
+        names = re.findall(r"`--(\w+)`", options)
+        values = [yaml.safe_load(value) for value in defaults.split(", ")]
+        assert [getattr(TrainConfig(), name) for name in names] == values
+
+
 def test_the_layers_of_the_page_on_networks_are_found():
-    (code,) = python_blocks("docs/networks.md")
+    _, code = python_blocks("docs/networks.md")
     names = {}
     exec(code, names)
     comments = re.findall(r"layers\.(\w+) +# (.+)", code)

@@ -44,12 +44,17 @@ def read_state_dict(path: StrPath) -> dict[str, Tensor]:
     return _without_prefix(_students(_read_all(path)))
 
 
-def load_weights(model: nn.Module, path: StrPath) -> None:
+def load_weights(model: nn.Module, path: StrPath, *, classifier: str | None = None) -> bool:
     """Load a checkpoint into a network, all of it or nothing.
 
     Args:
         model: The network; its parameters and buffers are overwritten in place.
         path: As for `read_state_dict`.
+        classifier: Name of a layer that the file may have for other classes, or not at all; the network keeps
+            its own then.
+
+    Returns:
+        Whether that layer was loaded, too.
 
     Raises:
         InputError: As for `read_state_dict`, or if names or shapes differ from the network's own; then the
@@ -61,9 +66,12 @@ def load_weights(model: nn.Module, path: StrPath) -> None:
     if not _has_teacher(own):
         state = _without_prefix(_students(state))
     state = {prefix + name: tensor for name, tensor in state.items()}
+    kept = {} if classifier is None else _unlike(own, state, f"{classifier}.")
+    state |= kept
     _require_same_names(own, state, path)
     _require_same_shapes(own, state, path)
     model.load_state_dict(state)
+    return not kept
 
 
 def save_weights(model_or_state: nn.Module | Mapping[str, Tensor], path: StrPath) -> None:
@@ -179,6 +187,13 @@ def _common_prefix(names: Mapping[str, Any], candidates: tuple[str, ...]) -> str
             break
         prefix += step
     return prefix
+
+
+def _unlike(own: Mapping[str, Tensor], state: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
+    """Return all of a layer's own tensors if one of them is missing or of another shape in the file."""
+    ours = {name: tensor for name, tensor in own.items() if name.startswith(layer)}
+    alike = all(name in state and state[name].shape == tensor.shape for name, tensor in ours.items())
+    return {} if alike else ours
 
 
 def _require_same_names(own: Mapping[str, Any], state: Mapping[str, Any], path: StrPath) -> None:

@@ -158,9 +158,13 @@ class TrainConfig(RunConfig):
     Args:
         model: Network: a name from `cmkd list models`, `timm:NAME`, `torchvision:NAME` or
             `package.module:factory`.
+        weights: Weights to start from: a run folder of the same network, a file (`.safetensors`, `.pt`,
+            `.pth`), or `pretrained` for those of timm or torchvision; random by default. If they are for
+            other classes, the classifier is new.
     """
 
     model: str = "resnet20"
+    weights: str | None = None
 
     def name(self) -> str:
         """Return the name of the default run folder."""
@@ -186,6 +190,9 @@ class DistillConfig(RunConfig):
         cache: Folder with the teacher's logits for the training images, written by `cmkd cache`.
         student: Network to train: a name from `cmkd list models`, `timm:NAME`, `torchvision:NAME` or
             `package.module:factory`.
+        student_weights: Weights that it starts from: a run folder of the same network, a file, or
+            `pretrained` for those of timm or torchvision; random by default. If they are for other classes,
+            the classifier is new.
         task_weight: Weight of the cross-entropy; what the method's paper gives it by default.
         distill_warmup_epochs: Epochs over which the distillation loss is faded in linearly.
         loss: Distillation method and its options: `{"name": "CMKD", "alpha": 8}`.
@@ -200,6 +207,7 @@ class DistillConfig(RunConfig):
     teacher_image_size: int | None = None
     cache: str | None = None
     student: str = "resnet8"
+    student_weights: str | None = None
     task_weight: float | None = None
     distill_warmup_epochs: float = 0.0
     loss: dict[str, Any] = field(default_factory=lambda: {"name": "CMKD"})

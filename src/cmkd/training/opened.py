@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,9 @@ def open_run(path: Path, part: str | None, data_root: str | None, device: torch.
         image_column=config.get("image_column"),
         label_column=config.get("label_column"),
     )
+    data = replace(
+        data, mean=tuple(card["mean"]), std=tuple(card["std"])
+    )  # those of the weights it began with
     if data.num_classes != card["num_classes"]:
         raise InputError(f"{path} has {card['num_classes']} classes, its data now {data.num_classes}.")
     for index, (then, now) in enumerate(zip(card.get("classes", data.classes), data.classes, strict=True)):

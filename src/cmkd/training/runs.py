@@ -28,6 +28,7 @@ from cmkd.training.objective import Objective
 from cmkd.training.processes import Processes, open_accelerator, random_seed
 from cmkd.training.progress import Progress
 from cmkd.training.run_folder import RunFolder
+from cmkd.training.starting import open_start
 from cmkd.training.teaching import open_teaching
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> RunFolder:
         InputError: The options cannot be met.
         Interrupted: The run was asked to stop; the same call goes on.
     """
-    return _run(config, config.model, progress=progress)
+    return _run(config, config.model, config.weights, progress=progress)
 
 
 def distill(
@@ -73,12 +74,13 @@ def distill(
         InputError: The options cannot be met.
         Interrupted: The run was asked to stop; the same call goes on.
     """
-    return _run(config, config.student, progress=progress, on_teacher=on_teacher)
+    return _run(config, config.student, config.student_weights, progress=progress, on_teacher=on_teacher)
 
 
 def _run(
     config: TrainConfig | DistillConfig,
     network: str,
+    weights: str | None,
     *,
     progress: bool,
     on_teacher: Callable[[TeacherReport], None] | None = None,
@@ -92,6 +94,7 @@ def _run(
         return _run_together(
             config,
             network,
+            weights,
             folder,
             accelerator,
             precision,
@@ -104,6 +107,7 @@ def _run(
 def _run_together(
     config: TrainConfig | DistillConfig,
     network: str,
+    weights: str | None,
     folder: RunFolder,
     accelerator: Accelerator,
     precision: str,
@@ -120,10 +124,7 @@ def _run_together(
     with processes.together():
         live_view = open_live(config.tracker, folder) if processes.is_main else None
         torch.manual_seed(2 * config.seed + INIT_STREAM)
-        student = models.build(network, data.num_classes)
-        models.check_logits(
-            student, f"network {network}", num_classes=data.num_classes, image_size=data.image_size
-        )
+        student, data = open_start(network, weights, data)
         unused_parameters = processes.count > 1 and models.has_unused_parameters(student, data.image_size)
         student = student.to(device).to(memory_format=torch.channels_last)
         teaching, objective = None, Objective(label_smoothing=config.label_smoothing)
