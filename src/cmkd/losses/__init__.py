@@ -9,7 +9,8 @@ Each is a function and a thin module, called as `loss(student_logits, teacher_lo
         logits = student(images)
         with torch.no_grad():
             teacher_logits = teacher(images)
-        loss = F.cross_entropy(logits, target) + distill(logits, teacher_logits, target)
+        task = F.cross_entropy(logits, target)
+        loss = distill.task_weight * task + distill(logits, teacher_logits, target)
 
 A loss is the distillation term alone; `loss.task_weight` is the weight its paper gives to the
 cross-entropy beside it (1 for all but KD, CTKD and MLKD).

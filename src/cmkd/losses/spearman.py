@@ -16,10 +16,11 @@ class SpearmanLoss(DistillationLoss):
     r"""Spearman correlation alone, with soft ranks: the second of the two terms of CMKD.
 
     $\alpha \, (1 - r(R(s), \mathrm{rank}(t)))$ with a soft rank $R$ of the student's logits and the exact,
-    tie-averaged rank of the teacher's; `cmkd.functional.spearman_loss` is its function form. The default is
-    the rank of CMKD, at the weight that CMKD has as a whole, so that the two differ by the values alone.
-    The distillation term alone; the objective is `cross_entropy + loss`. There is no option
-    `logit_standardization`: an order does not change by it, and a soft rank standardises its input itself.
+    tie-averaged rank of the teacher's; `cmkd.functional.spearman_loss` is the function, without $\alpha$ and
+    without a target, with the rank's options as `method` and `softness`. The default is the rank of CMKD, at
+    the weight that CMKD has as a whole, so that the two differ by the values alone. The distillation term
+    alone; the objective is `cross_entropy + loss`. There is no option `logit_standardization`: an order does
+    not change by it, and a soft rank standardises its input itself.
 
     A constant row correlates 0 with anything, with zero gradient. With two classes every correlation is +1 or
     -1, with next to no gradient.
