@@ -197,8 +197,8 @@ def _build_named(name: str, weights: str | None, num_classes: int) -> nn.Module:
     if models.has_new_classifier(network):
         raise InputError(
             f"the pretrained weights of {name} are for other classes than the {num_classes} of the data; "
-            f"`cmkd train --model {name} --weights pretrained` trains it on these classes, and its run folder "
-            "is then the teacher."
+            f"`cmkd train --model {name} --weights pretrained` trains it on these classes; its run folder is "
+            "then the teacher."
         )
     if weights not in ("pretrained", "random"):
         models.load_weights(network, Path(weights))
