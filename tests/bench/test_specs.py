@@ -15,6 +15,7 @@ CELLS = {
     "cifar100-ablation": 1 * 9 * 3,
     "cifar100-ranks": 1 * 3 * 3,
     "cifar100-strength": 3 * 2 * 3,
+    "cifar100-strength-resnet8": 2 * 2 * 3,
     "cifar100-combine": 2 * 17 * 3,
     "imagenet-table": 8 * 6 * 3,
 }
