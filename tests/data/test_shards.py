@@ -259,6 +259,25 @@ def test_folder_without_shards(tmp_path):
         load(f"wds:{tmp_path}")
 
 
+def test_a_range_that_counts_backwards(shards):
+    with pytest.raises(InputError, match=r"\{001\.\.000\} in .* counts backwards; write \{000\.\.001\}"):
+        expand(f"{shards}/train-{{001..000}}.tar")
+
+
+def test_names_of_classes_in_other_encodings(shards):
+    names = [f"naïve {number}" for number in range(len(load(f"wds:{shards}").classes))]
+    (shards / "classes.txt").write_text("\n".join(names), encoding="utf-8-sig")  # with a mark in front
+    assert load(f"wds:{shards}").classes == tuple(names)
+    (shards / "classes.txt").write_text("\n".join(names), encoding="latin-1")
+    with pytest.raises(InputError, match=r"classes\.txt is not in UTF-8"):
+        load(f"wds:{shards}")
+
+
+def test_a_folder_whose_name_is_not_utf8(shards):
+    elsewhere = shards.rename(shards.parent / os.fsdecode(b"caf\xe9"))
+    assert len(load(f"wds:{elsewhere}").train) > 0
+
+
 def test_labels_that_do_not_count_classes(shards):
     write(shards / "train-001.tar", [("a.png", grey(1)), ("a.cls", b"2000000000")])
     with pytest.raises(InputError, match="labels count the classes from 0"):
@@ -296,3 +315,13 @@ def test_memory_grows_little_with_the_set_and_not_with_the_epochs(tmp_path):
     assert lengths == (800,) * 4 + (16_000,) * 4
     assert peaks[4] - peaks[3] < 8_000  # kilobytes; 19,000 more images as Python objects take over 10,000
     assert peaks[7] - peaks[4] < 2_000
+
+
+def test_the_folder_of_the_cache_is_for_nobody_else_to_write(shards, cache):
+    """Or the compiled kernels, which run, would not be kept there: a umask for groups leaves it open."""
+    before = os.umask(0o002)
+    try:
+        load(f"wds:{shards}")
+    finally:
+        os.umask(before)
+    assert not cache.parent.stat().st_mode & 0o077

@@ -11,6 +11,7 @@ from sklearn.isotonic import IsotonicRegression
 from cmkd.errors import InputError
 from cmkd.functional import default_softness, exact_rank, soft_rank
 from cmkd.functional.isotonic import isotonic_blocks
+from cmkd.functional.soft_rank_binned import _sum_by_doubling
 from cmkd.functional.soft_rank_laplace import laplace_rank
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -360,3 +361,12 @@ def test_binned_softness_saturates_at_both_ends():
     torch.testing.assert_close(
         soft_rank(x, method="binned", softness=1e-300), exact_rank(x), atol=0.01, rtol=0
     )
+
+
+@pytest.mark.parametrize("length", [1, 2, 9, 33, 64, 65])
+def test_sums_by_doubling_are_those_of_a_running_sum(length):
+    """What the binned rank takes in deterministic mode on CUDA."""
+    x, slope = normal(3, length).requires_grad_(), normal(3, length, seed=1)
+    found, expected = _sum_by_doubling(x), x.cumsum(-1)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(y, x, slope)[0] for y in (found, expected)))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from cmkd import CMKDLoss, DenseLoss, InputError, KDLoss, TokenLoss
+from cmkd import CMKDLoss, DenseLoss, DKDLoss, InputError, KDLoss, TokenLoss
 from cmkd.integrations.common import check_loss, check_task_weight, class_indices, freeze, logits_of
 from cmkd.losses import CTKDLoss
 from cmkd.losses.features import FitNetLoss
@@ -92,3 +92,15 @@ def test_only_class_indices_are_targets():
     assert class_indices(labels, logits, TokenLoss()) is None
     of_tokens = torch.zeros(4, 3, dtype=torch.int64)
     assert class_indices(of_tokens, logits, TokenLoss()) is of_tokens
+
+
+def test_labels_that_are_no_class_indices_are_named_where_they_are_read():
+    logits = torch.zeros(4, 3)
+    mixed = torch.full((4, 3), 1 / 3)
+    for loss in (DKDLoss(), CMKDLoss(difficulty="teacher_ce"), TokenLoss(DKDLoss())):
+        with pytest.raises(InputError, match=r"reads the labels, .*torch\.float32 \(4, 3\).*\(4,\).*mixup"):
+            class_indices(mixed, logits, loss)
+    with pytest.raises(InputError, match="DKDLoss reads the labels, and no target is found in the batch"):
+        class_indices(None, logits, TokenLoss(DKDLoss()))
+    with pytest.raises(InputError, match="the target is a list"):
+        class_indices([0, 1, 2, 0], logits, DKDLoss())

@@ -8,7 +8,7 @@ from cmkd import CMKDLoss, InputError, KDLoss, TokenLoss
 
 transformers = pytest.importorskip("transformers")
 
-from cmkd.integrations.transformers import DistillationTrainer  # noqa: E402
+from cmkd.integrations.transformers import DistillationTrainer, _predicts_next  # noqa: E402
 from tests.integrations.test_transformers import IGNORED, batch_of, sequences, trainer  # noqa: E402
 
 WORDS = 40
@@ -31,6 +31,23 @@ def language_model(family="GPT2", *, width=16, seed=0, words=WORDS):
     return transformers.BertForMaskedLM(config)
 
 
+def model_of_pictures(seed=0):
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(image_size=8, patch_size=4, **sizes),
+        text_config=transformers.LlamaConfig(vocab_size=WORDS, initializer_range=0.3, **sizes),
+    )
+    return transformers.LlavaForConditionalGeneration(config)
+
+
+def without_dropout(model):
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    return model
+
+
 def of_words(count=8):
     """Texts with their own tokens as labels, as collators for language models make them."""
     ids, seen = sequences(count)
@@ -47,10 +64,7 @@ def test_the_loss_is_that_of_a_plain_call_on_the_next_token(family, loss, tmp_pa
     data = of_words()
     ours = trainer(model, teacher, data, tmp_path, loss)
     batch = batch_of(data)
-    for part in model.modules():
-        if isinstance(part, torch.nn.Dropout):
-            part.p = 0.0
-    model.train()
+    without_dropout(model).train()
     found = ours.compute_loss(model, dict(batch))
     labels = batch.pop("labels")
     with torch.no_grad():
@@ -70,6 +84,37 @@ def test_the_loss_is_that_of_a_plain_call_on_the_next_token(family, loss, tmp_pa
     # The task is the loss that the model would have computed for itself.
     own = model(**batch, labels=labels).loss
     assert own.item() == pytest.approx(task.item(), rel=1e-5)
+
+
+def test_a_model_that_sees_pictures_predicts_the_next_token(tmp_path):
+    """Transformers calls it one of conditional generation, as it does encoders with a decoder."""
+    model, teacher = model_of_pictures(seed=1).eval(), model_of_pictures(seed=2)
+    ours = trainer(model, teacher, of_words(), tmp_path)
+    assert ours.shift_labels
+    batch = batch_of(of_words())
+    own = model(**batch).loss
+    assert ours.compute_loss(model, dict(batch)).item() == pytest.approx(own.item(), rel=1e-5)
+
+
+def test_a_decoder_beside_an_encoder_has_its_labels_in_place():
+    config = transformers.T5Config(vocab_size=WORDS, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    assert not _predicts_next(transformers.T5ForConditionalGeneration(config))
+
+
+@pytest.mark.parametrize(
+    ("family", "shift_labels"), [("GPT2", None), ("GPT2", False), ("Llama", None), ("Llama", False)]
+)
+def test_the_shares_of_a_step_add_up_to_the_whole(family, shift_labels, tmp_path):
+    """The labels that are counted for a step are those that count in it."""
+    data = of_words()
+    model, teacher = without_dropout(language_model(family, seed=1)), language_model(width=32, seed=2)
+    ours = trainer(
+        model, teacher, data, tmp_path, KDLoss(), per_device_train_batch_size=2,
+        gradient_accumulation_steps=4, shift_labels=shift_labels,
+    )  # fmt: skip
+    whole = ours.compute_loss(model.train(), batch_of(data)).item()
+    ours.train()
+    assert ours.state.log_history[0]["loss"] == pytest.approx(whole, rel=1e-4)
 
 
 @pytest.mark.parametrize("family", ["GPT2", "Llama"])
@@ -132,8 +177,6 @@ def test_whether_labels_are_shifted_can_be_said(tmp_path):
 
         def get_base_model(self):
             return model
-
-    from cmkd.integrations.transformers import _predicts_next
 
     assert _predicts_next(Wrapped())
 

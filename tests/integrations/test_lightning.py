@@ -1,6 +1,7 @@
 """Training of a LightningModule of one's own, with the callback and without any change to the module."""
 
 import copy
+import functools
 import importlib
 import warnings
 
@@ -192,6 +193,28 @@ def test_a_step_may_return_a_dictionary_and_call_a_network_it_holds(
         copy.deepcopy(student), copy.deepcopy(teacher), batches, DKDLoss(), task_weight=0.25
     )
     losses, _ = fit(lightning, own, callback, named, tmp_path)
+    assert losses == expected
+
+
+def test_a_step_under_a_decorator_is_called_as_lightning_would(
+    lightning, student, teacher, batches, tmp_path
+):
+    """It takes no number of the batch, and its decorator takes anything."""
+
+    def decorated(step):
+        @functools.wraps(step)
+        def run(*args, **kwargs):
+            return step(*args, **kwargs)
+
+        return run
+
+    @decorated
+    def training_step(self, batch):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    own = module(lightning.LightningModule, student, training_step=training_step)
+    expected = steps_by_hand(copy.deepcopy(student), copy.deepcopy(teacher), batches, CMKDLoss())
+    losses, _ = fit(lightning, own, DistillationCallback(teacher), batches, tmp_path)
     assert losses == expected
 
 

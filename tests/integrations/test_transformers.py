@@ -60,7 +60,9 @@ def of_tokens(count=8):
     ]
 
 
-def trainer(model, teacher, data, tmp_path, loss=None, task_weight=None, evaluated=None, **options):
+def trainer(
+    model, teacher, data, tmp_path, loss=None, task_weight=None, evaluated=None, shift_labels=None, **options
+):
     given = {
         "output_dir": str(tmp_path),
         "per_device_train_batch_size": 4,
@@ -84,6 +86,7 @@ def trainer(model, teacher, data, tmp_path, loss=None, task_weight=None, evaluat
         teacher=teacher,
         loss=loss,
         task_weight=task_weight,
+        shift_labels=shift_labels,
     )
 
 
@@ -184,6 +187,49 @@ def test_the_count_of_all_processes_makes_a_sum_of_their_mean(kind, tmp_path, mo
     monkeypatch.setattr(type(ours.accelerator), "num_processes", 2)
     both = ours.compute_loss(model, dict(batch), num_items_in_batch=2 * count)
     assert both.item() == pytest.approx(alone.item(), rel=1e-6)
+
+
+def test_processes_that_share_a_model_are_counted_once(tmp_path, monkeypatch):
+    """Four processes, two of which hold the halves of one model: the count is that of two batches."""
+    model, teacher = classifier("Token", seed=1), classifier("Token", seed=2)
+    ours = trainer(model.eval(), teacher, of_tokens(), tmp_path)
+    batch = batch_of(of_tokens())
+    count = int((batch["labels"] != IGNORED).sum())
+    alone = ours.compute_loss(model, dict(batch), num_items_in_batch=count)
+    monkeypatch.setattr(type(ours.accelerator), "num_processes", 4)
+    monkeypatch.setattr(ours, "get_tp_size", lambda: 2)
+    both = ours.compute_loss(model, dict(batch), num_items_in_batch=2 * count)
+    assert both.item() == pytest.approx(alone.item(), rel=1e-6)
+
+
+def test_the_parts_that_are_logged_are_the_mean_of_the_processes(tmp_path, monkeypatch):
+    model, teacher = classifier("Sequence", seed=1), classifier("Sequence", seed=2)
+    ours = trainer(model, teacher, of_sequences(), tmp_path)
+    asked = []
+
+    def reduce(self, sums, reduction):
+        """Another process has sums larger by 2 and by 4."""
+        asked.append((sums.tolist(), reduction))
+        return sums + torch.tensor([1.0, 2.0])
+
+    monkeypatch.setattr(type(ours.accelerator), "reduce", reduce)
+    ours.train()
+    logged = [row for row in ours.state.log_history if "loss" in row]
+    assert len(logged) == len(asked) == 2
+    for row, ((task, term), reduction) in zip(logged, asked, strict=True):
+        assert reduction == "mean"
+        assert row["task_loss"] == pytest.approx(task + 1, rel=1e-3)
+        assert row["distillation_loss"] == pytest.approx(term + 2, rel=1e-3)
+
+
+def test_what_was_not_logged_is_no_part_of_the_next_training(tmp_path):
+    model, teacher = classifier("Sequence", seed=1), classifier("Sequence", seed=2)
+    data = of_sequences()
+    ours = trainer(model, teacher, data, tmp_path, per_device_train_batch_size=2, logging_steps=3)
+    for _ in range(2):
+        ours.train()  # four steps, the last of which is not logged
+        (row,) = [row for row in ours.state.log_history if "loss" in row]
+        assert row["task_loss"] + row["distillation_loss"] == pytest.approx(row["loss"], abs=2e-3)
 
 
 def test_it_learns_and_leaves_the_teacher_alone(kind, tmp_path):

@@ -249,3 +249,35 @@ def test_a_folder_that_others_can_write_to_is_not_trusted(tmp_path, monkeypatch)
     assert compiling.cache_folder() == tmp_path / "cmkd"
     (tmp_path / "cmkd").chmod(0o777)
     assert compiling.cache_folder() is None
+
+
+def test_a_folder_that_others_made_for_the_user_is_trusted(tmp_path, monkeypatch):
+    """The index of shards is kept beside the kernels, and may come first."""
+    before = os.umask(0o002)
+    try:
+        compiling.make_cache_folder(tmp_path / "deep" / "cmkd")
+    finally:
+        os.umask(before)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "deep"))
+    assert compiling.cache_folder() == tmp_path / "deep" / "cmkd"
+
+
+def test_what_is_kept_is_loaded_where_nothing_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiling.load_library()
+
+    def refuse(*_):
+        raise AssertionError("compiled anew")
+
+    monkeypatch.setattr(compiling, "_compile", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    assert compiling.load_library()
+
+
+def test_compiles_beside_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    places = []
+    monkeypatch.setattr(compiling, "_compile", lambda target, level: places.append(target))
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    compiling.load_library()
+    assert places[0].parent != tmp_path / "cmkd"

@@ -98,6 +98,16 @@ def test_bad_input_is_named_with_the_remedy(distill, student, teacher, target, m
 
 
 @losses
+def test_a_loss_says_whether_it_reads_the_labels(distill, make_case):
+    case = make_case()
+    if distill.reads_target:
+        with pytest.raises(InputError, match="target is None"):
+            distill(*case[:2])
+    else:
+        torch.testing.assert_close(distill(*case[:2]), distill(*case))
+
+
+@losses
 def test_positions_equal_flattened_rows(distill, make_case):
     case = make_case(samples=3, classes=6, positions=(2, 4))
     rows = [x.movedim(1, -1).reshape(-1, 6) for x in case[:2]]

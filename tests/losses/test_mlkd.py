@@ -95,9 +95,24 @@ def test_module_equals_function_and_shows_its_options(case):
     assert MLKDLoss(alpha=9.0).task_weight == 0.1
 
 
+@pytest.mark.parametrize(
+    "temperatures", [(2, 4), np.array([2.0, 4.0]), torch.tensor([2.0, 4.0]), range(2, 5, 2)]
+)
+def test_temperatures_are_any_numbers_in_a_row(temperatures, make_case):
+    case = make_case()
+    expected = mlkd_loss(*case, temperatures=[2.0, 4.0])
+    torch.testing.assert_close(mlkd_loss(*case, temperatures=temperatures), expected)
+    torch.testing.assert_close(MLKDLoss(temperatures=temperatures)(*case), expected)
+
+
 def test_bad_options_are_named_when_the_module_is_made():
     with pytest.raises(InputError, match=r"temperatures is empty"):
         MLKDLoss(temperatures=[])
+    for given in (4.0, np.float64(4.0), np.array(4.0), iter([4.0])):
+        with pytest.raises(InputError, match=r"temperatures is .*: give a list of numbers"):
+            MLKDLoss(temperatures=given)
+    with pytest.raises(InputError, match=r"temperatures is empty"):
+        MLKDLoss(temperatures=np.array([]))
     with pytest.raises(InputError, match=r"temperatures is 0\.0.*positive"):
         MLKDLoss(temperatures=[4.0, 0.0])
     for name in ("alpha", "instance_weight", "batch_weight", "class_weight"):

@@ -183,6 +183,18 @@ def test_half_precision_is_computed_in_float32(dtype):
     torch.testing.assert_close(ours, slope)
 
 
+def test_float16_keeps_a_gradient_that_the_scale_of_mixed_precision_brings_back():
+    """About 1e-9: half of the least number of float16 is 3e-8, and the scale comes after the loss."""
+    student, teacher, target = texts()
+    student, teacher = (x.detach().half().requires_grad_() for x in (student, teacher))
+    method = KDLoss(alpha=1e-8)
+    (65536 * TokenLoss(method, chunk=2)(student, teacher, target)).backward()
+    wide = student.detach().double().requires_grad_()
+    (65536 * plain(method, wide, teacher.double(), target)).backward()
+    assert 1e-10 < wide.grad.abs().max() / 65536 < 1e-8
+    torch.testing.assert_close(student.grad.double(), wide.grad, rtol=1e-2, atol=1e-7)
+
+
 def test_under_autocast():
     student, teacher, target = texts(dtype=torch.float32)
     expected = TokenLoss(chunk=2)(student, teacher, target)
@@ -284,6 +296,29 @@ BAD = {
 def test_what_does_not_fit_is_refused(given, message):
     with pytest.raises(InputError, match=message):
         TokenLoss(KDLoss())(*given)
+
+
+@pytest.mark.parametrize("chunk", [1, None])
+def test_a_label_that_is_no_class_is_named_whatever_the_chunks(chunk):
+    method = TokenLoss(CMKDLoss(difficulty="teacher_ce"), chunk=chunk)
+    with pytest.raises(InputError, match="target 4 is outside the 4 classes"):
+        method(LOGITS, LOGITS, torch.full((2, 3), 4))
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_a_bad_token_counts_as_constant_where_values_are_not_looked_at(value, monkeypatch):
+    """As on an accelerator: here, the checks and CMKD are told that somebody records them."""
+    for module in ("functional.logits", "losses.cmkd_terms"):
+        monkeypatch.setattr(f"cmkd.{module}.is_traced", lambda: True)
+    student, teacher, target = texts()
+    teacher[0, 1, 3] = value
+    method = CMKDLoss(difficulty="teacher_ce")
+    expected = TokenLoss(method)(student, teacher, target)
+    found = TokenLoss(method, chunk=2)(student, teacher, target)
+    assert expected.isfinite()
+    torch.testing.assert_close(found, expected)
+    slopes = [torch.autograd.grad(each, student)[0] for each in (found, expected)]
+    torch.testing.assert_close(*slopes)
 
 
 def test_masks_and_options_that_do_not_fit_are_refused():

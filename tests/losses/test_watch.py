@@ -70,6 +70,26 @@ def test_looks_at_calls_that_are_powers_of_two(make_case):
     assert looked == [8]
 
 
+@pytest.mark.parametrize(
+    ("shape", "mask"), [((6, 100, 40, 30), False), ((6, 100, 40, 30), True), ((400, 100, 3), True)]
+)
+def test_dense_logits_are_judged_by_their_first_rows_alone(shape, mask, monkeypatch):
+    """655 rows of 100 classes, of 7,200 and of 1,200: within one picture, and of 219 sequences."""
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(shape, generator=generator)
+    mask = torch.rand(shape, generator=generator) < 0.9 if mask else None
+    options = {"method": "l2", "softness": 1e4}
+    by_hand = [None if x is None else x.movedim(1, -1).reshape(-1, 100)[:655] for x in (student, mask)]
+    expected = messages(lambda: SpearmanWatch().look(by_hand[0], mask=by_hand[1], **options), ())
+    copied = []
+    as_rows = watch_module.as_rows
+    monkeypatch.setattr(watch_module, "as_rows", lambda x: copied.append(x.numel()) or as_rows(x))
+    found = messages(lambda: SpearmanWatch().look(student, mask=mask, **options), ())
+    assert found == expected
+    assert len(found) == 1
+    assert max(copied) < 660 * 100
+
+
 def test_every_module_warns_for_itself(make_case):
     case = make_case(samples=32, classes=100)
     first = CMKDLoss(rank_method="l2", rank_softness=1e4)

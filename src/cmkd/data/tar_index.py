@@ -14,6 +14,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from cmkd.kernels.compiling import make_cache_folder
+
 logger = logging.getLogger(__name__)
 
 ROW = np.dtype([("shard", "<i4"), ("problem", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("target", "<i8")])
@@ -164,7 +166,7 @@ def _cache_file(shards: Sequence[Path]) -> Path:
     digest = hashlib.sha256(str(_VERSION).encode())
     for shard in shards:
         stat = shard.stat()
-        digest.update(f"{shard.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+        digest.update(os.fsencode(f"{shard.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0"))
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "cmkd" / "shards" / f"{digest.hexdigest()[:32]}.npy"
 
@@ -181,7 +183,8 @@ def _save(file: Path, rows: np.ndarray) -> None:
     """Keep the index, whole or not at all; without a place for it, it is built again next time."""
     temporary = None
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_cache_folder(file.parent.parent)
+        file.parent.mkdir(exist_ok=True)
         # A name of its own: several processes may index the same shards at once.
         with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as out:
             temporary = Path(out.name)

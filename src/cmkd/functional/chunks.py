@@ -40,7 +40,8 @@ def compute_in_chunks(
     for here, rows, other, valid in in_chunks(student, teacher, mask):
         values = None if weights[0] is None else weights[0].reshape(-1)[here]
         with torch.set_grad_enabled(gradient):
-            leaf = rows.detach().requires_grad_(gradient)
+            # In the type of the slope: autograd gives a gradient in that of what it is taken by.
+            leaf = rows.detach().to(slope_dtype(student)).requires_grad_(gradient)
             terms = define_rows(leaf, other, (values, weights[1].reshape(-1)[here]), options, valid)
             if slope is not None:
                 slope[here] = torch.autograd.grad(terms[0].sum(), leaf)[0]

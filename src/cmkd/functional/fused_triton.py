@@ -66,8 +66,9 @@ def usable(student: Tensor, teacher: Tensor, options: TermOptions, mask: Tensor 
     from cmkd.kernels.triton_check import self_check
     from cmkd.kernels.triton_rows import supported
 
-    rows, other = as_rows(student.detach()), as_rows(teacher)
-    flags = _mask_of_rows(mask, student)
+    rows, other = _outline(student.detach()), _outline(teacher)
+    # The mask of one row, which stands for all.
+    flags = None if mask is None else mask[(0, slice(None)) + (0,) * (mask.dim() - 2)]
     knots = knots_of(options, student.shape[1])
     if not supported(rows, other, knots=knots, mask=flags):
         return False
@@ -89,13 +90,13 @@ def compute_terms(
     knots, flags = knots_of(options, student.shape[1]), _mask_of_rows(mask, student)
     values, ranks = weights
     if values is None:
-        rows = spearman_rows(as_rows(student), as_rows(teacher), knots=knots, mask=flags)
+        rows = spearman_rows(_packed(student), _packed(teacher), knots=knots, mask=flags)
         slope = rows.grad * ranks.reshape(-1, 1) if gradient else None
         term = rows.spearman.reshape(shape)
         return (ranks * term, None, term), None if slope is None else _as_logits(slope, student)
     rows = cmkd_rows(
-        as_rows(student),
-        as_rows(teacher),
+        _packed(student),
+        _packed(teacher),
         knots=knots,
         tau=options.tau,
         mask=flags,
@@ -175,8 +176,8 @@ def _rows(
     from cmkd.kernels.triton_rows import cmkd_rows
 
     return cmkd_rows(
-        as_rows(student),
-        as_rows(teacher),
+        _packed(student),
+        _packed(teacher),
         knots=knots_of(options, student.shape[1]),
         tau=options.tau,
         mask=_mask_of_rows(mask, student),
@@ -217,6 +218,20 @@ def _reference(student: Tensor, teacher: Tensor, *, knots: int, mask: Tensor | N
         hardness=hardness,
         grad=grad,
     )
+
+
+def _outline(logits: Tensor) -> Tensor:
+    """Return a tensor of the shape, type and device that `_packed` gives, without a copy of the logits."""
+    if logits.dim() == 2:
+        return logits
+    classes = logits.shape[1]
+    return logits.new_empty(classes).expand(logits.numel() // classes, classes)
+
+
+def _packed(logits: Tensor) -> Tensor:
+    """Bring (N, C, *) to (M, C), each row without gaps; (N, C) stays as it is."""
+    rows = as_rows(logits)
+    return rows if logits.dim() == 2 or rows.stride(1) == 1 else rows.contiguous()
 
 
 def _mask_of_rows(mask: Tensor | None, logits: Tensor) -> Tensor | None:

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 # Every row has a histogram of its own: a finer one costs memory, and float32 places values hardly better.
 MOST_KNOTS = 65_536
@@ -40,9 +41,25 @@ def binned_rank(z: Tensor, softness: float, mask: Tensor | None = None) -> Tenso
     histogram = torch.zeros(*z.shape[:-1], knots, dtype=z.dtype, device=z.device)
     histogram = histogram.scatter_add(-1, left, left_share).scatter_add(-1, left + 1, right_share)
     # A knot counts half of its own values as below it, which keeps ranks symmetric and ties averaged.
-    below = histogram.cumsum(-1) - histogram / 2
+    below = _running_sum(histogram) - histogram / 2
     rank = 0.5 + left_share * below.gather(-1, left) + right_share * below.gather(-1, left + 1)
     return rank if mask is None else torch.where(mask, rank, 0.0)
+
+
+def _running_sum(x: Tensor) -> Tensor:
+    """Return the sums along a row; in deterministic mode on CUDA, where older torch has none, by doubling."""
+    if x.device.type == "cuda" and torch.are_deterministic_algorithms_enabled():
+        return _sum_by_doubling(x)
+    return x.cumsum(-1)
+
+
+def _sum_by_doubling(x: Tensor) -> Tensor:
+    """Return `x.cumsum(-1)` in log2(K) additions, which are the same in every run."""
+    reach = 1
+    while reach < x.shape[-1]:
+        x = x + pad(x[..., :-reach], (reach, 0))
+        reach *= 2
+    return x
 
 
 def number_of_knots(softness: float) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cmkd.errors import InputError
-from cmkd.losses import CMKDLoss
+from cmkd.losses import CMKDLoss, TokenLoss
 from cmkd.losses.features import FeatureLoss
 
 
@@ -83,8 +83,25 @@ def tell_epoch(loss: nn.Module, epoch: float) -> None:
 
 
 def class_indices(target: Any, logits: Tensor, loss: nn.Module) -> Tensor | None:
-    """Return a target if it is one class index for each of the logits' rows; soft labels, say, give None."""
+    """Return a target if it is one class index for each of the logits' rows; soft labels, say, give None.
+
+    Raises:
+        InputError: The loss reads class indices, and the target is something else.
+    """
     classes_last = getattr(loss, "classes_last", False)
-    shape = logits.shape[:-1] if classes_last else (len(logits), *logits.shape[2:])
-    fits = isinstance(target, Tensor) and target.dtype == torch.int64
-    return target if fits and target.shape == shape else None
+    shape = tuple(logits.shape[:-1]) if classes_last else (len(logits), *logits.shape[2:])
+    if isinstance(target, Tensor) and target.dtype == torch.int64 and target.shape == shape:
+        return target
+    if getattr(loss, "reads_target", False):
+        name = type(loss.loss if isinstance(loss, TokenLoss) else loss).__name__
+        found = f"the target is a {type(target).__name__}"
+        if target is None:
+            found = "no target is found in the batch"
+        elif isinstance(target, Tensor):
+            found = f"the target is {target.dtype} {tuple(target.shape)}"
+        raise InputError(
+            f"{name} reads the labels, and {found}: it needs class indices, torch.int64 {shape}. Labels that "
+            "are mixed or smoothed (mixup, CutMix) are none: switch that off, or take a loss that does "
+            "without labels."
+        )
+    return None

@@ -124,6 +124,9 @@ class DistillationCallback(_Callback):
             batch = args[0] if args else kwargs["batch"]
             return self._add(pl_module, returned, self._only(calls, pl_module), batch)
 
+        # Lightning looks below one decorator to see whether the step takes the number of the batch: it has to
+        # find what it would have found in the step itself.
+        training_step.__wrapped__ = getattr(own, "__wrapped__", own)
         training_step.distilled_by = self  # type: ignore[attr-defined]
         self._replaced = {key: kept for key, kept in vars(pl_module).items() if key == "training_step"}
         pl_module.training_step = training_step

@@ -18,6 +18,7 @@ from cmkd.losses.tokens import to_predicting_position
 
 try:
     from transformers import Trainer
+    from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 except ModuleNotFoundError as error:
     if error.name != "transformers":
@@ -55,8 +56,8 @@ class DistillationTrainer(Trainer):
             device.
         loss: Any loss on logits without parameters; `CMKDLoss()` by default.
         task_weight: Weight of the cross-entropy; by default `loss.task_weight`.
-        shift_labels: Whether labels belong to the position before theirs; by default for the models that
-            Transformers calls causal language models, also inside PEFT's.
+        shift_labels: Whether labels belong to the position before theirs; by default for the models whose own
+            loss has it so: causal language models, those that see images among them, also inside PEFT's.
         **kwargs: As `transformers.Trainer` has them.
 
     Raises:
@@ -83,12 +84,23 @@ class DistillationTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.shift_labels = _predicts_next(self.model) if shift_labels is None else shift_labels
         self._by_token = TokenLoss(self.distillation, ignore_index=IGNORED)
-        # What is computed here is a share of the whole step, so the count is wanted, and no further division.
+        # What is computed here is a share of the whole step, so the count is wanted, and no further division;
+        # and it has to be of the positions that count here.
         self.model_accepts_loss_kwargs = True
+        self._loss_shifts_labels = self.shift_labels
         if getattr(teacher, "hf_device_map", None) is None:
             self.teacher.to(self.args.device)
         self.distillation.to(self.args.device)
         self._names = _named_inputs(self.teacher)
+        self._forget()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does; what an earlier training has not logged is no part of this one."""
+        self._forget()
+        return super().train(*args, **kwargs)
+
+    def _forget(self) -> None:
+        """Count both parts of the loss from here on."""
         self._sums = torch.zeros(2, device=self.args.device)
         self._summed_from: int | None = None
 
@@ -126,7 +138,8 @@ class DistillationTrainer(Trainer):
         share = 1.0 if num_items_in_batch is None else len(target) / num_items_in_batch
         counts_all = self.args.average_tokens_across_devices and num_items_in_batch is not None
         # Gradients and losses are averaged over the processes: a share of the rows of all has to be a sum.
-        processes = self.accelerator.num_processes if counts_all else 1
+        # Processes that hold parts of one model see the same rows, and are counted once.
+        processes = self.accelerator.num_processes // _parts_of_model(self) if counts_all else 1
         if self.compute_loss_func is not None:
             task = self.compute_loss_func(output, labels, num_items_in_batch=num_items_in_batch)
         elif len(target):
@@ -158,12 +171,12 @@ class DistillationTrainer(Trainer):
         return self._by_token(logits, teacher_logits, wanted)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log what the Trainer does, beside a training loss its two parts, averaged over the same steps."""
+        """Log what the Trainer does, beside a training loss its two parts of the same steps and processes."""
         if "loss" in logs and self._summed_from is not None:
-            task, term = (self._sums / max(self.state.global_step - self._summed_from, 1)).tolist()
+            sums = self.accelerator.reduce(self._sums, reduction="mean")
+            task, term = (sums / max(self.state.global_step - self._summed_from, 1)).tolist()
             logs = {**logs, "task_loss": task, "distillation_loss": term}
-            self._sums.zero_()
-            self._summed_from = None
+            self._forget()
         super().log(logs, *args, **kwargs)
 
 
@@ -171,8 +184,17 @@ def _predicts_next(model: nn.Module) -> bool:
     """Whether Transformers shifts the labels of a model, which PEFT may have wrapped."""
     unwrap: Any = getattr(model, "get_base_model", None)
     inner = model if unwrap is None else unwrap()
-    named = type(inner).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-    return named or "ForCausalLM" in str(getattr(inner, "loss_type", None))
+    if type(inner).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        return True
+    # A decoder beside an encoder is given its labels as inputs, which are shifted already.
+    beside_encoder = getattr(getattr(inner, "config", None), "is_encoder_decoder", False)
+    return LOSS_MAPPING.get(getattr(inner, "loss_type", None)) is ForCausalLMLoss and not beside_encoder
+
+
+def _parts_of_model(trainer: Any) -> int:
+    """Return how many processes share one copy of the model (tensor parallelism); older Trainers have one."""
+    size: Any = getattr(trainer, "get_tp_size", None)
+    return 1 if size is None else int(size())
 
 
 def _check_labels(labels: Any, logits: Tensor) -> Tensor:

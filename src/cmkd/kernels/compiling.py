@@ -52,7 +52,7 @@ def load_library() -> ctypes.CDLL:
             return ctypes.CDLL(str(folder / name))
         except OSError as error:
             _log.info("compiling the C kernels anew: %s", error)
-    if folder is not None:
+    if folder is not None and os.access(folder, os.W_OK):
         return _compile(folder / name, level)
     with tempfile.TemporaryDirectory(prefix="cmkd-") as temporary:
         # The library stays mapped after its file is gone.
@@ -110,13 +110,18 @@ def cache_folder() -> Path | None:
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME", ""))
         folder = (base if base.is_absolute() else Path.home() / ".cache") / "cmkd"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_cache_folder(folder)
         # What is loaded from here runs: it must be ours, and nobody else's to write.
         if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
             return None
     except (OSError, RuntimeError):
         return None
-    return folder if os.access(folder, os.W_OK) else None
+    return folder
+
+
+def make_cache_folder(folder: Path) -> None:
+    """Make the folder of all that is kept for a user, for nobody else to write to: else it is not trusted."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
 def _fingerprint(flags: tuple[str, ...]) -> str:

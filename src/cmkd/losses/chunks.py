@@ -60,10 +60,11 @@ def _compute(
         here = slice(start, start + step)
         where = tuple(index[here] for index in places)
         with torch.set_grad_enabled(gradient):
-            rows = student.detach()[where].requires_grad_(gradient)
+            # In the type of the slope: autograd gives a gradient in that of what it is taken by.
+            rows = student.detach()[where].to(slope_dtype(student)).requires_grad_(gradient)
             value = share(rows, where, here)
             if slope is not None:
-                slope[where] = torch.autograd.grad(value.sum(), rows)[0].to(slope.dtype)
+                slope[where] = torch.autograd.grad(value.sum(), rows)[0]
         values.append(value.detach())
     if not per_row:
         return torch.stack(values).sum(), slope

@@ -238,6 +238,11 @@ class CMKDLoss(DistillationLoss):
         spread = self.difficulty != "constant" and self.difficulty_scale != "none"
         return spread or self.intra_weight > 0
 
+    @property
+    def reads_target(self) -> bool:
+        """True if the difficulty is `"teacher_ce"`."""
+        return self.difficulty == "teacher_ce"
+
     @overload
     def forward(
         self,

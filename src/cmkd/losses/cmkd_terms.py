@@ -58,9 +58,7 @@ def weigh_terms(
             return _on_gpu(student, teacher, ranking, options, valid, parts)
 
     fused = options["pearson_input"] == "zscore"
-    was_checked = student.device.type == "cpu" and not is_traced()
-    if not was_checked and (not fused or options["intra_weight"] or options["difficulty"] == "teacher_ce"):
-        student, teacher = blank_rows(student, teacher, valid, dim=1)
+    student, teacher = blank_unchecked(student, teacher, options, valid)
     with full_precision(student):
         hardness, weight = weighed or weigh_samples(student, teacher, target, options, valid)
         samples = weight.numel()
@@ -100,6 +98,17 @@ def weigh_terms(
         difficulty=hardness,
         intra=intra.detach(),
     )
+
+
+def blank_unchecked(
+    student: Tensor, teacher: Tensor, options: CMKDOptions, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Set rows with NaN or infinity to 0 where `check_logits` has not looked and nothing later does."""
+    was_checked = student.device.type == "cpu" and not is_traced()
+    fused = options["pearson_input"] == "zscore"
+    if was_checked or (fused and not options["intra_weight"] and options["difficulty"] != "teacher_ce"):
+        return student, teacher
+    return blank_rows(student, teacher, mask, dim=1)
 
 
 def _is_plain(options: CMKDOptions) -> bool:

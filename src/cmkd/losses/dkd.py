@@ -112,6 +112,11 @@ class DKDLoss(DistillationLoss):
         self.beta = beta
         self.logit_standardization = logit_standardization
 
+    @property
+    def reads_target(self) -> bool:
+        """True: the target class is treated apart."""
+        return True
+
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None = None) -> Tensor:
         """Return the loss; arguments, shapes and errors as in `dkd_loss`."""
         return dkd_loss(

@@ -46,6 +46,11 @@ class DistillationMethod(nn.Module):
         return False
 
     @property
+    def reads_target(self) -> bool:
+        """Whether the loss needs the class of every sample, and raises an error without it."""
+        return False
+
+    @property
     def options(self) -> dict[str, Any]:
         """The hyper-parameters, by name: the arguments of this class and its parents, where they are kept."""
         return {name: getattr(self, name) for name in self.option_names if hasattr(self, name)}

@@ -201,7 +201,13 @@ def _check_options(
     reduction: str,
 ) -> None:
     check_number("alpha", alpha)
-    if not temperatures:
+    try:
+        count = len(temperatures)
+    except TypeError:  # one number, or what can be gone through only once
+        raise InputError(
+            f"temperatures is {temperatures!r}: give a list of numbers, such as [4.0]."
+        ) from None
+    if not count:
         raise InputError("temperatures is empty: give at least one, such as [4.0].")
     for temperature in temperatures:
         check_number("temperatures", temperature, positive=True)

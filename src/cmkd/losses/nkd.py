@@ -113,6 +113,11 @@ class NKDLoss(DistillationLoss):
         self.gamma = gamma
         self.logit_standardization = logit_standardization
 
+    @property
+    def reads_target(self) -> bool:
+        """True: the target class is treated apart."""
+        return True
+
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None = None) -> Tensor:
         """Return the loss; arguments, shapes and errors as in `nkd_loss`."""
         return nkd_loss(

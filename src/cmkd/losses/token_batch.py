@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from cmkd.errors import InputError
-from cmkd.functional.logits import Reduction, common_dtype
+from cmkd.functional.logits import Reduction, check_logits, common_dtype
 from cmkd.losses.chunks import Places
 from cmkd.losses.cmkd import CMKDLoss
 from cmkd.losses.cmkd_options import CMKDOptions
-from cmkd.losses.cmkd_terms import measure_difficulty, weigh_terms, weight_of
+from cmkd.losses.cmkd_terms import blank_unchecked, measure_difficulty, weigh_terms, weight_of
 from cmkd.losses.top import Tail, TopLogits, check_top, narrow
 
 
@@ -33,6 +33,12 @@ def check_tokens(
     positions = student.shape[:-1]
     if isinstance(teacher, TopLogits):
         check_top(student, teacher, tail)
+        if tail == "drop" and getattr(loss, "reads_target", False):
+            raise InputError(
+                f"{type(loss).__name__} reads the labels, which have no place with tail 'drop': a label need "
+                "not be among the classes that the teacher gives. Take tail 'bucket', or a loss that does "
+                "without labels."
+            )
         if getattr(loss, "across_batch", True) and not weighs_tokens(loss):
             raise InputError(
                 f"{type(loss).__name__} looks across the tokens, and the {teacher.values.shape[-1]} classes "
@@ -104,9 +110,11 @@ class TokenBatch:
             where = tuple(index[start : start + step] for index in places)
             with torch.no_grad():
                 mine, theirs, target = self.rows(student[where], where)
+                check_logits(mine, theirs, target)
                 dtype = common_dtype(mine, theirs)
                 if dtype == torch.float64:
                     mine, theirs = mine.double(), theirs.double()
+                mine, theirs = blank_unchecked(mine, theirs, options, None)
                 parts.append(measure_difficulty(mine, theirs, target, options))
         hardness = torch.cat(parts)
         return _WeighedShare(self, options, hardness, weight_of(hardness, options))

@@ -93,6 +93,11 @@ class TokenLoss(nn.Module):
         return bool(getattr(self.loss, "across_batch", True))
 
     @property
+    def reads_target(self) -> bool:
+        """Whether the loss needs the class of every token."""
+        return bool(getattr(self.loss, "reads_target", False))
+
+    @property
     def reduction(self) -> Reduction:
         """That of the loss."""
         return getattr(self.loss, "reduction", "mean")

@@ -62,8 +62,8 @@ class SpearmanWatch:
             )
             return
         rows = max(LEAST_ROWS, MOST_VALUES // classes)
-        x = as_rows(student[:rows])[:rows]
-        valid = None if mask is None else as_rows(mask.expand(student.shape)[:rows])[:rows]
+        x = _first_rows(student, rows)
+        valid = None if mask is None else _first_rows(mask.expand(student.shape), rows)
         soft = soft_rank(x, method=method, softness=softness, mask=valid)
         exact = exact_rank(x, mask=valid)
         # A constant row is on a straight line, too, but correlates 0; and so, elsewhere than on CPU, where it
@@ -98,6 +98,14 @@ class SpearmanWatch:
         while frame.f_back is not None and frame.f_code.co_filename.startswith(_INTERNAL):
             frame, level = frame.f_back, level + 1
         warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def _first_rows(logits: Tensor, rows: int) -> Tensor:
+    """Return the first of the rows of (N, C) or (N, C, *) logits, (rows, C), without a copy of the others."""
+    if logits.dim() > 2:
+        samples = -(-rows // max(1, logits.shape[2:].numel()))
+        logits = logits[:samples].flatten(2)[..., :rows]
+    return as_rows(logits[:rows])[:rows]
 
 
 _shared: dict[tuple[RankMethod, int], SpearmanWatch] = {}

@@ -241,3 +241,11 @@ def test_options_out_of_their_domain():
         CCLoss(width=0)
     with pytest.raises(InputError, match=r"initial_variance is 1e-06"):
         VIDLoss(initial_variance=1e-6)
+
+
+@pytest.mark.parametrize("variance", [1e-4, 5.0, 1000.0])
+def test_vid_starts_from_the_variance_that_is_asked_for(variance, maps):
+    distill = built(VIDLoss(initial_variance=variance), *maps)
+    for scale in distill.scales:
+        found = nn.functional.softplus(scale) + 1e-5
+        torch.testing.assert_close(found, torch.full_like(scale, variance), rtol=1e-5, atol=0.0)

@@ -51,7 +51,9 @@ class VIDLoss(FeatureLoss):
     def make(self, trial: Trial) -> None:
         """Make a predictor and the variances for each layer."""
         pairs = [to_common_size(*pair) for pair in zip(trial.student, trial.teacher, strict=True)]
-        start = math.log(math.expm1(self.initial_variance - _EPSILON))
+        # The inverse of softplus, log(exp(v) - 1), in a form that does not overflow.
+        start = self.initial_variance - _EPSILON
+        start += math.log(-math.expm1(-start))
         self.predictors = nn.ModuleList(_predictor(s.shape[1], t.shape[1]) for s, t in pairs)
         self.scales = nn.ParameterList(torch.full((t.shape[1],), start) for _, t in pairs)
 
