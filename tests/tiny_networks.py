@@ -27,6 +27,13 @@ def teacher(num_classes: int) -> nn.Module:
     return network
 
 
+def stating(num_classes: int) -> nn.Module:
+    """States how it wants its images normalised."""
+    network = student(num_classes)
+    network.input_statistics = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    return network
+
+
 def seven(num_classes: int) -> nn.Module:
     """Does not listen to what it is asked for."""
     return student(7)

@@ -1,3 +1,6 @@
+import errno
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -195,8 +198,24 @@ def test_parts_with_different_classes(tmp_path):
 
 def test_hidden_files_and_folders_do_not_count(pets):
     (pets / ".cache").mkdir()
+    (pets / ".git" / "objects").mkdir(parents=True)
     (pets / "cat" / "._1.png").write_bytes(b"what macOS leaves behind")
     assert load(f"folder:{pets}").classes == ("cat", "dog")
+
+
+def test_a_folder_that_cannot_be_read(pets, monkeypatch):
+    """Such as lost+found; the tests may run as somebody who can read all."""
+    (pets / "lost+found").mkdir()
+    iterdir = Path.iterdir
+
+    def refuse(self):
+        if self.name == "lost+found":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return iterdir(self)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(InputError, match=r"cannot read .*lost\+found: Permission denied; move it away"):
+        load(f"folder:{pets}")
 
 
 @pytest.mark.parametrize("parts", [("training", "validation"), ("test", "val"), ("train", "valid")])

@@ -1,5 +1,6 @@
 import gzip
 import struct
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -105,6 +106,60 @@ def test_altered_cifar_is_not_unpickled(tmp_path):
     with pytest.raises(InputError, match=r"cifar-10-batches-py is incomplete or differs"):
         load("cifar10", tmp_path)
     assert not trace.exists()
+
+
+class Downloaded:
+    """Two images of CIFAR, and what torchvision's download leaves: a folder, and the archive it came in."""
+
+    base_folder = "small"
+    classes = ("cat", "dog")
+    meanwhile = staticmethod(lambda: None)
+
+    def __init__(self, root, train=True, download=False):
+        folder = Path(root) / "small"
+        if download:
+            folder.mkdir()
+            (Path(root) / "small.tar.gz").write_bytes(b"archive")
+            (folder / "first").write_bytes(b"1")
+            self.meanwhile()
+            (folder / "second").write_bytes(b"22")
+        if sorted(file.read_bytes() for file in folder.iterdir()) != [b"1", b"22"]:
+            raise RuntimeError("Dataset not found or corrupted.")
+        self.data, self.targets = np.zeros((2, 32, 32, 3), np.uint8), [0, 1]
+
+
+def test_a_download_appears_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "CIFAR10", Downloaded)
+    monkeypatch.setattr(Downloaded, "meanwhile", lambda self: seen.append((tmp_path / "small").exists()))
+    seen = []
+    assert len(load("cifar10", tmp_path).train) == 2
+    assert len(load("cifar10", tmp_path).train) == 2
+    assert seen == [False]  # once, and not at its place before it was whole
+    assert [entry.name for entry in tmp_path.iterdir()] == ["small"]
+
+
+def test_a_download_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def fail(self):
+        raise OSError("Connection reset")
+
+    monkeypatch.setattr(datasets, "CIFAR10", Downloaded)
+    monkeypatch.setattr(Downloaded, "meanwhile", fail)
+    with pytest.raises(InputError, match=r"cifar10 is not in .*Connection reset"):
+        load("cifar10", tmp_path / "data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_process_may_have_downloaded_it_first(tmp_path, monkeypatch):
+    def other(self):
+        if not (tmp_path / "small").exists():
+            with monkeypatch.context() as patched:
+                patched.setattr(Downloaded, "meanwhile", lambda self: None)
+                load("cifar10", tmp_path)
+
+    monkeypatch.setattr(datasets, "CIFAR10", Downloaded)
+    monkeypatch.setattr(Downloaded, "meanwhile", other)
+    assert len(load("cifar10", tmp_path).train) == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["small"]
 
 
 def test_cifar_is_read_as_torchvision_reads_it(tmp_path, monkeypatch):

@@ -278,6 +278,15 @@ def test_places_that_are_no_cache(tmp_path):
     assert [entry.name for entry in (tmp_path / "papers").iterdir()] == ["thesis.tex"]
 
 
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    with pytest.raises(InputError, match=r"cannot lock .*: No locks available; give a folder"):
+        write(tmp_path / "cache")
+
+
 def test_a_shard_that_was_removed_is_written_anew(tmp_path):
     write(tmp_path, views=2)
     (tmp_path / "view001/00001.npy").unlink()

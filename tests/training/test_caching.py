@@ -177,6 +177,17 @@ def test_one_cache_for_every_seed_split_and_method(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
+def test_a_run_goes_on_with_the_views_it_began_with(tmp_path):
+    write(tmp_path / "cache")
+    options = {"cache": str(tmp_path / "cache"), "epochs": 1}
+    first = student(tmp_path / "run", **options)
+    (first.path / "result.json").unlink()  # as if it had been stopped just before its end
+    write(tmp_path / "cache", views=2)
+    assert student(tmp_path / "run", **options).read_config()["views"] == 1
+    assert student(tmp_path / "other", **options).read_config()["views"] == 2
+
+
+@pytest.mark.usefixtures("small")
 def test_with_its_network_the_teacher_is_compared_on_other_images(tmp_path):
     write(tmp_path / "cache")
     run = student(tmp_path / "run", cache=str(tmp_path / "cache"))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,44 @@ def shards(tmp_path):
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
     return f"wds:{tmp_path}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["terminated", "interrupted"])
+def test_stopped_with_its_workers(tmp_path, shards, number):
+    """A launcher, `timeout` and Ctrl-C send the signal to all processes of the group."""
+    words = [
+        "train",
+        "--data",
+        shards,
+        "--image_size",
+        "24",
+        "--workers",
+        "2",
+        "--model",
+        "tiny_networks:student",
+    ]
+    words += ["--epochs", "100000", "--batch_size", "2", "--cpu", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cmkd", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS), "XDG_CACHE_HOME": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # In the background of a shell SIGINT is ignored, and stays so.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        while not (tmp_path / "run/metrics.jsonl").exists():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.1)
+        time.sleep(0.5)  # into the second epoch, whose workers are at work then
+        os.killpg(process.pid, number)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert (tmp_path / "run/state/checkpoint.pt").exists()
 
 
 # Sets in memory with a live teacher; decoded by worker processes, with a cached one.

@@ -1,5 +1,7 @@
 """Weights that a network starts from: of a file, of another run, of timm; with their classes or others."""
 
+import shutil
+
 import pytest
 import timm
 import torch
@@ -9,7 +11,8 @@ from cmkd import data as datasets
 from cmkd import models
 from cmkd.cli import main
 from cmkd.errors import InputError
-from cmkd.training import TrainConfig, train
+from cmkd.teachers import open_teacher
+from cmkd.training import DistillConfig, TrainConfig, distill, train
 from cmkd.training.opened import open_run
 from cmkd.training.starting import open_start
 
@@ -35,8 +38,9 @@ def weights(tmp_path):
     return tmp_path / "resnet8.safetensors"
 
 
-def start(pets, **options):
-    return open_start(data=datasets.load(pets, image_size=16), **options)
+def start(pets, seed=0, **options):
+    config = TrainConfig(data=pets, image_size=16, seed=seed)
+    return open_start(data=datasets.load(pets, image_size=16), config=config, **options)
 
 
 def test_a_run_starts_from_the_weights_of_a_file(pets, weights, tmp_path):
@@ -89,6 +93,68 @@ def test_weights_of_another_network_are_refused_and_nothing_is_written(pets, wei
 def test_weights_that_are_not_to_be_had(given, said, pets):
     with pytest.raises(InputError, match=said):
         start(pets, name="resnet8", weights=given)
+
+
+@pytest.fixture
+def earlier(pets, tmp_path):
+    """A run that held a fifth of the images out."""
+    common = {"data": pets, "image_size": 16, "model": "resnet8", **STILL, "validation": 0.2}
+    return train(TrainConfig(**common, seed=5, out=str(tmp_path / "earlier")), progress=False)
+
+
+@pytest.mark.parametrize(("seed", "warned"), [(5, False), (6, True)])
+def test_a_start_that_has_seen_the_validation_part_is_warned_of(seed, warned, pets, earlier, caplog):
+    config = TrainConfig(data=pets, image_size=16, validation=0.2, seed=seed)
+    open_start("resnet8", str(earlier.path), datasets.load(pets, image_size=16), config)
+    assert ("was trained on images that this run holds out" in caplog.text) == warned
+    assert "is new" not in caplog.text
+
+
+def test_as_many_classes_are_not_the_same_classes(pets, earlier, tmp_path, caplog):
+    others = tmp_path / "others"
+    shutil.copytree(pets.removeprefix("folder:"), others)
+    (others / "cat").rename(others / "ant")
+    network, _ = start(f"folder:{others}", name="resnet8", weights=str(earlier.path))
+    begun = models.read_state_dict(earlier.path / "student.safetensors")
+    assert torch.equal(network.state_dict()["conv1.weight"], begun["conv1.weight"])
+    assert not torch.equal(network.state_dict()["fc.weight"], begun["fc.weight"])
+    assert "that of resnet8 is new" in caplog.text
+
+
+def test_a_teacher_by_name_is_normalised_as_the_data_are(pets, tmp_path, monkeypatch):
+    """Whatever the student's weights expect."""
+    data = datasets.load(pets, image_size=16)
+    seen = data.normalised((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    report = open_teacher("resnet8", seen, weights="random")[1]
+    assert (report.mean, report.std) == (list(data.mean), list(data.std))
+    assert seen.normalised((0.1,) * 3, (0.2,) * 3).usual == (data.mean, data.std)
+
+
+@pytest.mark.usefixtures("tiny_networks")
+def test_a_network_may_state_how_its_images_are_normalised(pets):
+    data = datasets.load(pets, image_size=16)
+    _, seen = open_start("tiny_networks:stating", None, data, TrainConfig(data=pets))
+    report = open_teacher("tiny_networks:stating", data, weights="random")[1]
+    assert (
+        (list(seen.mean), list(seen.std)) == (report.mean, report.std) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    )
+
+
+def test_a_teacher_that_was_itself_started_from_a_run_may_have_seen_any_image(pets, earlier, tmp_path):
+    common = {"data": pets, "image_size": 16, **STILL, "validation": 0.2, "seed": 5}
+    for name, weights in (("fresh", None), ("started", str(earlier.path))):
+        options = {**common, "model": "resnet8", "weights": weights, "out": str(tmp_path / name)}
+        teacher = train(TrainConfig(**options), progress=False)
+        options = {
+            **common,
+            "student": "resnet8",
+            "teacher": str(teacher.path),
+            "out": str(tmp_path / f"of {name}"),
+        }
+        run = distill(DistillConfig(**options), progress=False)
+        opened = open_run(run.path, None, None, torch.device("cpu"))
+        assert (opened.unseen is None) == (weights is not None)
+        assert ("is not known" in opened.missing.get("teacher_temperature", "")) == (weights is not None)
 
 
 def test_a_folder_that_is_no_finished_run(pets, tmp_path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -86,6 +87,8 @@ class ImageData:
         std: Standard deviation likewise.
         image_size: Side of the square images that a network gets, in pixels.
         augment: Augmentation that is customary for this set (see `augment.AUGMENTATIONS`).
+        usual: Mean and std of the set itself, where `mean` and `std` are those that the weights of a network
+            expect (`normalised`); else None.
     """
 
     name: str
@@ -96,6 +99,7 @@ class ImageData:
     std: tuple[float, ...]
     image_size: int
     augment: str
+    usual: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
@@ -119,6 +123,11 @@ class ImageData:
     def channels(self) -> int:
         """1 if the images are grey; a network gets such a channel three times."""
         return self.test.images.shape[1] if isinstance(self.test, TensorImages) else 3
+
+    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> ImageData:
+        """Return this data set, to be normalised with a mean and std that are not its own."""
+        usual = self.usual or (self.mean, self.std)
+        return replace(self, mean=tuple(mean), std=tuple(std), usual=usual)
 
     @property
     def framing(self) -> Framing:

@@ -86,12 +86,24 @@ def open_folder(path: str, options: ReadOptions) -> ImageData:
 
 def _has_folders(folder: Path) -> bool:
     # "train" may also be a class, beside "bus" and "car"; then images lie in it.
-    return folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir())
+    return folder.is_dir() and bool(_folders(folder))
+
+
+def _folders(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, but for hidden ones such as .git."""
+    try:
+        return sorted(
+            entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+        )
+    except OSError as error:
+        raise InputError(
+            f"cannot read {folder}: {error.strerror}; move it away or mend its permissions."
+        ) from error
 
 
 def _refuse_unknown_parts(path: Path) -> None:
     """Refuse folders of class folders that would be taken for classes themselves, or be left out."""
-    named = [entry.name for entry in path.iterdir() if _has_folders(entry)]
+    named = [name for name in _folders(path) if _has_folders(path / name)]
     usable = {"train", "test", "val"} if "train" in named else set()
     unknown = sorted(set(named) - usable)
     if unknown:
@@ -111,9 +123,7 @@ def _require_same_classes(train_folder: Path, classes: tuple[str, ...], test_fol
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    names = sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
+    names = _folders(folder)
     if len(names) < 2:
         found = f"one class folder ({names[0]})" if names else "no class folders"
         raise InputError(f"{folder} has {found}; give every class a folder of its own, at least 2 of them.")

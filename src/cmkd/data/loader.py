@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,8 @@ from cmkd.errors import InputError
 logger = logging.getLogger(__name__)
 
 _DECODING_WORKERS = 2
+#: Seconds that a worker goes on for after it was asked to end.
+_GRACE = 30
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,7 @@ class Loader:
             batch_size=None,
             num_workers=self.workers,
             pin_memory=on_cuda,
+            worker_init_fn=_outlive_signals,
             generator=torch.Generator(),  # a draw from the global one would change dropout after a resume
         )
         for batch, answer in zip(batches, decoder, strict=True):
@@ -241,6 +245,16 @@ class _Requests(Dataset[Reading | InputError]):
             return Reading(self.images.read(batch, self.crops(batch)), None, {})
         except InputError as error:
             return error  # raised in a worker, it would arrive with a traceback as its message
+
+
+def _outlive_signals(_worker: int) -> None:
+    """Let the main process finish its step: what ends a group of processes reaches the workers as well.
+
+    They end when that process has no more work for them; or a while later, should it be unable to say so.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):  # not on Windows, which has no such groups
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
 
 
 def _require_fit(batch_size: int, images: int, world_size: int, *, training: bool) -> None:

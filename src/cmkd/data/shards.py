@@ -153,6 +153,8 @@ def _braces(pattern: str) -> list[str]:
         first, last = numbers.groups()
         width = len(first) if first.startswith("0") or len(first) == len(last) else 0
         choices = [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
+        if not choices:
+            raise InputError(f"{{{inner}}} in {pattern!r} counts backwards; write {{{last}..{first}}}.")
     else:
         choices = inner.split(",")
     head, tail = pattern[: match.start()], pattern[match.end() :]
@@ -210,7 +212,13 @@ def _classes(shard: Path, parts: Sequence[StoredImages]) -> tuple[str, ...]:
     for folder in (shard.parent, shard.parent.parent):
         for file in (folder / name for name in _CLASS_FILES):
             if file.is_file():
-                return tuple(file.read_text(encoding="utf-8").strip().splitlines())
+                try:
+                    names = file.read_text(encoding="utf-8-sig")  # some editors put a mark in front
+                except UnicodeDecodeError as error:
+                    raise InputError(
+                        f"{file} is not in UTF-8 ({error}); save it in that encoding."
+                    ) from error
+                return tuple(names.strip().splitlines())
     highest = max((int(images.targets.max()) for images in parts if len(images)), default=-1)
     if highest >= _MOST_CLASSES:
         raise InputError(f"the shards have a label {highest}; labels count the classes from 0.")

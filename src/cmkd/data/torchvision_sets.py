@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -120,18 +121,35 @@ def _find_fashion(root: Path) -> Path | None:
 
 
 def _download(dataset: Callable[..., Any], name: str, root: Path, files: str) -> None:
+    """Download a data set; its folder appears whole, whatever happens meanwhile."""
     existed = root.exists()
     try:
-        dataset(root, download=True)
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as temporary:
+            dataset(temporary, download=True)
+            for folder in Path(temporary).iterdir():
+                if folder.is_dir():  # and not the archive that it came in
+                    _move(folder, root / folder.name)
     except Exception as error:  # URLError, HTTPError, OSError, RuntimeError: whatever a download can run into
-        folders = [root / "FashionMNIST" / "raw", root / "FashionMNIST", *([] if existed else [root])]
-        for folder in folders:  # torchvision makes them before it tries; those that stayed empty go again
+        if not existed:
             with contextlib.suppress(OSError):
-                folder.rmdir()
+                root.rmdir()
         raise InputError(
             f"{name} is not in {root} and could not be downloaded ({' '.join(str(error).split())}). "
             f"Put {files} into {root}, or name the folder that has them as the root."
         ) from error
+
+
+def _move(folder: Path, place: Path) -> None:
+    """Move a folder to its place at once; where one is already, the files that it lacks."""
+    try:
+        folder.rename(place)
+    except OSError:  # another process was first, or a part of the set lies there
+        for file in (entry for entry in folder.rglob("*") if entry.is_file()):
+            target = place / file.relative_to(folder)
+            if not target.is_file() or target.stat().st_size != file.stat().st_size:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
 
 
 DATASETS: dict[str, Callable[[Path | None], ImageData]] = {

@@ -83,9 +83,9 @@ def write_cache(
 
 
 class _Cache:
-    """A cache that is being written; `lock` is the open lock file, None where the system has no locks."""
+    """A cache that is being written; `lock` is the open lock file."""
 
-    def __init__(self, path: Path, manifest: Manifest, lock: IO[str] | None) -> None:
+    def __init__(self, path: Path, manifest: Manifest, lock: IO[str]) -> None:
         self.path = path
         self.manifest = manifest
         self._lock = lock
@@ -104,7 +104,7 @@ class _Cache:
         for view, number in shards:
             # Every shard has a byte of the lock file; the first byte is that of the manifest.
             position = 1 + view * self.manifest.shards + number
-            if self._lock is not None and not _lock_byte(self._lock, position, wait=False):
+            if not _lock_byte(self._lock, position, wait=False):
                 raise InputError(
                     f"{shard_file(self.path, view, number)} is being written by another process; wait for "
                     "it, or give every process a RANK of its own."
@@ -241,15 +241,13 @@ def _told_to_repeat() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _exclusive(lock: IO[str] | None) -> Iterator[None]:
+def _exclusive(lock: IO[str]) -> Iterator[None]:
     """Hold the manifest and the journal."""
-    if lock is not None:
-        _lock_byte(lock, 0, wait=True)
+    _lock_byte(lock, 0, wait=True)
     try:
         yield
     finally:
-        if lock is not None:
-            _lock_byte(lock, 0, wait=True, release=True)
+        _lock_byte(lock, 0, wait=True, release=True)
 
 
 def _lock_byte(lock: IO[str], position: int, *, wait: bool, release: bool = False) -> bool:
@@ -266,4 +264,8 @@ def _lock_byte(lock: IO[str], position: int, *, wait: bool, release: bool = Fals
         fcntl.lockf(lock, operation, 1, position)
     except (BlockingIOError, PermissionError):  # which of the two depends on the system
         return False
+    except OSError as error:
+        raise InputError(
+            f"cannot lock {lock.name}: {error.strerror}; give a folder on a file system with locks."
+        ) from error
     return True

@@ -47,7 +47,7 @@ def fit(
 
     Every random choice is a function of the seed and of the position (epoch, batch), or of a generator whose
     state is in the checkpoint; a run that was killed therefore ends with the weights, bit for bit, of a
-    run that was not, on the same devices and number of threads.
+    run that was not, on the same devices (CPU or CUDA) and number of threads.
 
     Several processes go through it together, each with its part of every batch. They leave it together, too:
     what one of them is asked or fails at, all learn.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +99,7 @@ def open_run(path: Path, part: str | None, data_root: str | None, device: torch.
         image_column=config.get("image_column"),
         label_column=config.get("label_column"),
     )
-    data = replace(
-        data, mean=tuple(card["mean"]), std=tuple(card["std"])
-    )  # those of the weights it began with
+    data = data.normalised(card["mean"], card["std"])  # as the network was trained
     if data.num_classes != card["num_classes"]:
         raise InputError(f"{path} has {card['num_classes']} classes, its data now {data.num_classes}.")
     for index, (then, now) in enumerate(zip(card.get("classes", data.classes), data.classes, strict=True)):
@@ -190,7 +188,8 @@ def _unseen(config: Mapping[str, Any], data: ImageData, missing: dict[str, str])
     for name in names:
         folder = RunFolder(run_folder(name))
         theirs = folder.read_config() if (folder.path / "config.yaml").exists() else {}
-        if theirs.get("data") != config["data"]:
+        begun_with = theirs.get("weights") or theirs.get("student_weights")
+        if theirs.get("data") != config["data"] or begun_with not in (None, "pretrained"):
             missing["teacher_temperature"] = (
                 f"which of these images the teacher {name} was trained on is not known, and of those it is "
                 "surer than of others"

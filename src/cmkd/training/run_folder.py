@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from cmkd.errors import InputError
-from cmkd.files import held, write_atomic
+from cmkd.files import at_home, held, write_atomic
 from cmkd.training.config import EXECUTION_OPTIONS
 
 STATE = "state/checkpoint.pt"
@@ -34,7 +34,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = at_home(path)
 
     @property
     def metrics(self) -> Path:

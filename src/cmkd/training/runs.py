@@ -120,11 +120,13 @@ def _run_together(
     if device.type == "cpu":
         allocator.keep_freed_memory()
     # Everything that can be wrong with the options is found before the folder is touched.
+    if isinstance(config, DistillConfig) and config.cache is not None and config.views is None:
+        config = replace(config, views=_views_begun_with(folder, processes))
     data = open_data(config, processes)
     with processes.together():
         live_view = open_live(config.tracker, folder) if processes.is_main else None
         torch.manual_seed(2 * config.seed + INIT_STREAM)
-        student, data = open_start(network, weights, data)
+        student, data = open_start(network, weights, data, config)
         unused_parameters = processes.count > 1 and models.has_unused_parameters(student, data.image_size)
         student = student.to(device).to(memory_format=torch.channels_last)
         teaching, objective = None, Objective(label_smoothing=config.label_smoothing)
@@ -197,3 +199,12 @@ def _run_together(
             if processes.is_main:
                 keep_result(folder, result, student, network, data, bad_images)
     return folder
+
+
+def _views_begun_with(folder: RunFolder, processes: Processes) -> int | None:
+    """Return the views of the run in a folder, whose cache may have got more since; None in a new one."""
+    views = None
+    with processes.together():
+        if processes.is_main and (folder.path / "config.yaml").exists():
+            views = folder.read_config().get("views")
+    return processes.from_main(views)

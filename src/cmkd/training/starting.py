@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -12,48 +11,82 @@ from cmkd import models
 from cmkd.data import ImageData
 from cmkd.errors import InputError
 from cmkd.teachers.opening import run_card, run_folder
+from cmkd.training.config import RunConfig
+from cmkd.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
 
-def open_start(name: str, weights: str | None, data: ImageData) -> tuple[nn.Module, ImageData]:
+def open_start(
+    name: str, weights: str | None, data: ImageData, config: RunConfig
+) -> tuple[nn.Module, ImageData]:
     """Build the network to train.
 
     Args:
         name: Its name, as `cmkd.models.build` has it.
         weights: What it starts from: a run folder, a file or `"pretrained"`; None for random weights.
         data: The data set that it will see.
+        config: The run's options, to tell whether a run folder has been trained on what they hold out.
 
     Returns:
-        The network, on the CPU; and the data set, normalised as the weights expect it where that is known.
+        The network, on the CPU; and the data set, normalised as the network expects it where that is known.
 
     Raises:
         InputError: The network cannot be built, its weights cannot be had or are another network's, or it
             does not map these images to their classes.
     """
-    pretrained = weights == "pretrained"
-    network = models.build(name, data.num_classes, pretrained=pretrained)
+    network = models.build(name, data.num_classes, pretrained=weights == "pretrained")
     models.check_logits(network, f"network {name}", num_classes=data.num_classes, image_size=data.image_size)
-    statistics = models.input_statistics(network) if pretrained else None
-    if weights is not None and not pretrained:
-        file, run = Path(weights), run_folder(weights)
+    statistics = models.input_statistics(network)
+    if weights is not None and weights != "pretrained":
+        file, classes, run = Path(weights), data.classes, run_folder(weights)
         if run.is_dir():
             card = run_card(run)
-            file, statistics = run / "student.safetensors", (tuple(card["mean"]), tuple(card["std"]))
-        _load(network, name, file, data)
-    return network, data if statistics is None else replace(data, mean=statistics[0], std=statistics[1])
+            file, classes = run / "student.safetensors", tuple(card.get("classes", classes))
+            statistics = card["mean"], card["std"]
+            _warn_of_seen_images(run, config)
+        _load(network, name, file, data, same_classes=classes == data.classes)
+    return network, data if statistics is None else data.normalised(*statistics)
 
 
-def _load(network: nn.Module, name: str, file: Path, data: ImageData) -> None:
+def _load(network: nn.Module, name: str, file: Path, data: ImageData, *, same_classes: bool) -> None:
     try:
         classifier = models.feature_layers(network, image_size=data.image_size).classifier
     except InputError:
         classifier = None  # not to be told from the other layers, so that all have to be in the file
-    if not models.load_weights(network, file, classifier=classifier):
+    own = {key: value.clone() for key, value in network.state_dict().items() if _is_in(key, classifier)}
+    loaded = models.load_weights(network, file, classifier=classifier)
+    if loaded and not same_classes and own:
+        network.load_state_dict(own, strict=False)
+        loaded = False
+    if not loaded:
         logger.warning(
             "%s has no classifier for the %d classes of %s: that of %s is new and knows nothing yet",
             file,
             data.num_classes,
             data.name,
             name,
+        )
+
+
+def _is_in(key: str, layer: str | None) -> bool:
+    return layer is not None and key.startswith(f"{layer}.")
+
+
+def _warn_of_seen_images(run: Path, config: RunConfig) -> None:
+    """Say so if a run was trained on images that are to be held out now."""
+    folder = RunFolder(run)
+    if not config.validation or not (run / "config.yaml").exists():
+        return
+    theirs = folder.read_config()
+    if theirs["data"] == config.data and (theirs["validation"], theirs["seed"]) != (
+        config.validation,
+        config.seed,
+    ):
+        logger.warning(
+            "%s was trained on images that this run holds out: the validation accuracy will be too high; "
+            "--validation %s --seed %s hold out those that it has not seen",
+            run,
+            theirs["validation"],
+            theirs["seed"],
         )
