@@ -10,14 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
 
-# Returns every block to the system as soon as it is freed: the peak is then what was in use at once.
-_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+from memory_peak import answer_apart, begin, peak, tells_peak
 
 
 def measure_apart(key: str, rows: int, classes: int, *, device: str, dtype: str, threads: int) -> int | None:
@@ -26,14 +20,9 @@ def measure_apart(key: str, rows: int, classes: int, *, device: str, dtype: str,
     Raises:
         RuntimeError: The process failed; the message ends with what it said.
     """
-    command = [sys.executable, __file__, key, str(rows), str(classes)]
-    command += ["--device", device, "--dtype", dtype, "--threads", str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **_ALLOCATOR})
-    if done.returncode:
-        raise RuntimeError(
-            f"measuring the memory of {key} at {rows} x {classes} failed: {done.stderr[-2000:]}"
-        )
-    return json.loads(done.stdout.splitlines()[-1])
+    words = [__file__, key, str(rows), str(classes)]
+    words += ["--device", device, "--dtype", dtype, "--threads", str(threads)]
+    return answer_apart(words, f"the memory of {key} at {rows} x {classes}")
 
 
 def main() -> None:
@@ -65,20 +54,12 @@ def main() -> None:
         contestant.step(student, teacher)
         print(json.dumps(torch.cuda.max_memory_allocated() - before))
         return
-    clear = Path("/proc/self/clear_refs")
-    if not clear.exists():
+    if not tells_peak():
         print("null")
         return
-    clear.write_text("5")  # sets the peak to what is in use now
-    before = _status("VmRSS")
+    before = begin()
     contestant.step(student, teacher)
-    print(json.dumps(_status("VmHWM") - before))
-
-
-def _status(key: str) -> int:
-    """Return a line of `/proc/self/status`, in bytes."""
-    found = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), flags=re.MULTILINE)
-    return 1024 * int(found[1]) if found else 0
+    print(json.dumps(peak() - before))
 
 
 if __name__ == "__main__":

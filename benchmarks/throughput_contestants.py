@@ -1,7 +1,9 @@
 """The training loops that `benchmarks/throughput.py` compares, each run in a process of its own.
 
-`limit-*` is the least that any loop can take, `cmkd-*` is `cmkd distill` itself, and the others are what
-people write and install (`throughput_peers`).
+`limit-*` is the least that a loop can take that calls the networks as they are, in PyTorch's own way;
+`cmkd-*` is `cmkd distill` itself, and the others are what people write and install (`throughput_peers`). On a
+CPU cmkd may take less than the limits: it keeps freed memory and, with a live teacher, folds batch norm into
+the convolutions, neither of which the limits do.
 """
 
 from __future__ import annotations

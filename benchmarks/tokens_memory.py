@@ -11,16 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
-import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-#: Returns every block to the system as soon as it is freed: the peak is then what was in use at once.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+from memory_peak import answer_apart, begin, peak
+
 METHODS = ("KD", "DKD", "CMKD")
 WAYS = ("at once", "chunks", "chunks, top 64")
 
@@ -31,13 +27,10 @@ def measure_apart(method: str, way: str, options: argparse.Namespace) -> dict[st
     Raises:
         RuntimeError: The process failed; the message ends with what it said.
     """
-    command = [sys.executable, __file__, "--method", method, "--way", way]
+    words = [__file__, "--method", method, "--way", way]
     for name in ("texts", "length", "classes", "threads"):
-        command += [f"--{name}", str(getattr(options, name))]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **ALLOCATOR})
-    if done.returncode:
-        raise RuntimeError(f"measuring {method} ({way}) failed: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+        words += [f"--{name}", str(getattr(options, name))]
+    return answer_apart(words, f"{method} ({way})")
 
 
 def measure(method: str, way: str, texts: int, length: int, classes: int) -> dict[str, float]:
@@ -69,17 +62,10 @@ def measure(method: str, way: str, texts: int, length: int, classes: int) -> dic
     step(*small)  # starts threads and kernels
     student, teacher, target = case(texts, length, classes)
     top = top_logits(teacher, 64)
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is in use now
-    before, started = status("VmRSS"), time.perf_counter()
+    before, started = begin(), time.perf_counter()
     step(student, teacher, target)
     seconds = time.perf_counter() - started
-    return {"logits": 4 * student.numel(), "peak": status("VmHWM") - before, "seconds": seconds}
-
-
-def status(key: str) -> int:
-    """Return a line of `/proc/self/status`, in bytes."""
-    found = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), flags=re.MULTILINE)
-    return 1024 * int(found[1]) if found else 0
+    return {"logits": 4 * student.numel(), "peak": peak() - before, "seconds": seconds}
 
 
 def table(record: dict) -> str:

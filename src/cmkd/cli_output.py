@@ -115,8 +115,11 @@ def print_result(folder: RunFolder) -> None:
 
 
 def renew_card(run: str) -> None:
-    """Write the model card of a run again, if it has one: it tells and shows what has been measured since."""
-    if (Path(run) / "README.md").exists():
+    """Write the model card of a run again, if it has one: it tells and shows what has been measured since.
+
+    Without the weights, which may lie elsewhere, it stays as it is.
+    """
+    if all((Path(run) / name).exists() for name in ("README.md", "student.safetensors")):
         from cmkd.hub import write_model_card
 
         write_model_card(run)

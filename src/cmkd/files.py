@@ -19,6 +19,19 @@ def at_home(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
+def public_name(name: str) -> str:
+    """Return a path, or a data set's name, of an absolute path only its end: homes are private.
+
+    Example:
+        >>> public_name("folder:/home/someone/photos/birds"), public_name("hf:user/birds")
+        ('folder:…/photos/birds', 'hf:user/birds')
+    """
+    kind, colon, where = name.partition(":") if ":" in name else ("", "", name)
+    if not Path(where).is_absolute() or where.startswith("//"):  # a URL
+        return name
+    return f"{kind}{colon}{Path('…', *Path(where).parts[-2:])}"
+
+
 def write_atomic(path: Path, content: str | bytes) -> Path:
     """Replace a file so that a reader, and a machine that loses power, sees the old or the new content.
 

@@ -1,4 +1,5 @@
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -35,7 +36,14 @@ def test_jpeg_has_the_bits_of_pillow(mode, subsampling):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("size", [(61, 47), (640, 480)])  # at full size, and shrunk while it is decoded
+@pytest.mark.parametrize(
+    "size",
+    [
+        (61, 47),  # at full size
+        (640, 480),  # shrunk while it is decoded
+        (1001, 777),  # likewise, with a rest
+    ],
+)
 def test_crop_of_a_turned_image(orientation, size):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -49,7 +57,7 @@ def test_crop_of_a_turned_image(orientation, size):
     assert difference.max() <= 8
 
 
-@pytest.mark.parametrize(("size", "most"), [((75, 50), 1), ((51, 160), 1), ((600, 400), 3)])
+@pytest.mark.parametrize(("size", "most"), [((75, 50), 1), ((51, 160), 1), ((600, 400), 3), ((1001, 677), 3)])
 def test_whole_image_is_resize_and_centre_crop_of_torchvision(size, most):
     content = encoded(scene(*size), quality=95)
     recipe = v2.Compose([v2.Resize(32, antialias=True), v2.CenterCrop(28)])
@@ -93,3 +101,31 @@ def test_damage_is_described(content, reason):
         decode(content)
     with pytest.raises(DamagedImage, match=reason):
         read_pixels(content, 8)
+
+
+DAMAGED = [b"Exif\0\0II*\0", b"Exif\0\0rubbish that is no header"]
+
+
+@pytest.mark.parametrize("exif", DAMAGED)
+@pytest.mark.parametrize(("kind", "options"), [("JPEG", {"dpi": (72, 72)}), ("PNG", {}), ("WEBP", {})])
+def test_damaged_exif_data_leaves_the_pixels(exif, kind, options):
+    for image in (scene(61, 47), scene(640, 480, "L")):
+        damaged, whole = encoded(image, kind, exif=exif, **options), encoded(image, kind, **options)
+        assert exif.removeprefix(b"Exif\0\0") in damaged
+        assert torch.equal(decode(damaged), decode(whole))
+        assert torch.equal(read_pixels(damaged, 24), read_pixels(whole, 24))
+
+
+def test_an_image_is_turned_though_another_tag_is_damaged():
+    """Pillow's own function for it writes all tags anew, which fails where text is said to be a number."""
+    turned, damaged = (0x0112, 3, 1, 6 << 16), (0x0131, 11, 1, 0)
+    tags = b"".join(struct.pack(">HHII", *tag) for tag in (turned, damaged))
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + tags + bytes(4)
+    expected = pixels(scene(61, 47).transpose(Image.Transpose.ROTATE_270))
+    assert torch.equal(decode(encoded(scene(61, 47), "PNG", exif=exif)), expected)
+
+
+def test_exif_data_behind_damaged_pixels():
+    """To look for it Pillow decodes a PNG file."""
+    with pytest.raises(DamagedImage):
+        decode(encoded(scene(64, 64), "PNG")[:-40])

@@ -1,6 +1,7 @@
 """Hashes that change with what decides the pixels, and with nothing else."""
 
 import hashlib
+import os
 import shutil
 
 import pytest
@@ -72,6 +73,12 @@ def test_a_folder_that_was_moved_is_the_same(folder, tmp_path):
     before = of_folder(folder)
     shutil.copytree(folder, tmp_path / "elsewhere" / "animals")
     assert of_folder(tmp_path / "elsewhere" / "animals") == before
+
+
+def test_names_that_are_not_utf8(folder):
+    before = of_folder(folder)
+    (folder / "dog/3.png").rename(folder / "dog" / os.fsdecode(b"caf\xe9.png"))
+    assert of_folder(folder) != before
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,22 @@ def test_logits_keep_the_order_of_the_batches():
     assert targets.tolist() == [0, 9, 1, 9]
 
 
+def test_no_network_is_shown_a_batch_without_images():
+    """Of several processes some have none of a small last batch."""
+
+    def network(batch):
+        return batch.images.view(batch.images.shape[0], -1)  # fails where -1 may be anything
+
+    some, none = (
+        Batch(torch.zeros(count, 3, 1, 1), torch.zeros(count, dtype=torch.long), torch.arange(count), 0)
+        for count in (2, 0)
+    )
+    assert collect_logits(network, [some, none])[0].shape == (2, 3)
+    empty, targets = collect_logits(network, [none])
+    assert torch.cat([empty, torch.ones(2, 3)]).shape == (2, 3)  # with the rows of other processes
+    assert (len(targets), targets.dtype) == (0, torch.int64)
+
+
 def test_latency_leaves_the_network_as_it_was():
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(12), torch.nn.Linear(12, 2))
     before = {key: value.clone() for key, value in network.state_dict().items()}

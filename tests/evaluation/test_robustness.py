@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -147,3 +149,28 @@ def test_the_summary_by_hand(monkeypatch):
     assert alone["summary"] == {"student": {"mean_accuracy": 1, "mean_error": 0, "error_increase": 0}}
     both = robustness({"student": says(1), "teacher": says(2)}, loader(data), data, options)
     assert both["summary"]["error_to_teacher"] == 1
+
+
+def test_the_speed_of_corruptions_is_without_that_of_networks(monkeypatch):
+    """On a device that answers later: corrupting takes a second, a network ten that pass while one waits."""
+    seconds, queued = [0.0], [0.0]
+
+    def network(batch):
+        queued[0] += 10
+        return torch.eye(3)[torch.zeros(len(batch.targets), dtype=torch.long)]
+
+    def corrupted(clean, *_, **__):
+        queued[0] += 1
+        return clean
+
+    def wait(_):
+        seconds[0] += queued[0]
+        queued[0] = 0.0
+
+    clock = SimpleNamespace(perf_counter=lambda: seconds[0])
+    for name, stand_in in (("time", clock), ("corrupt", corrupted), ("_wait", wait)):
+        monkeypatch.setattr(f"cmkd.evaluation.robustness.{name}", stand_in)
+    data = images()
+    found = robustness({"student": network}, loader(data), data, RobustnessOptions(("fog",), (1, 2), 12, 0))
+    batches = round(found["seconds"] / (2 * 1 + 3 * 10))
+    assert found["corrupted_per_second"] == pytest.approx(12 * 2 / (2 * batches))

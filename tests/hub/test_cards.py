@@ -100,6 +100,31 @@ def test_of_paths_only_the_end_is_told(run):
     assert hub.ModelCard(text).data.eval_results[0].dataset_type == "folder"
 
 
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("hf:uoft-cs/cifar10", "uoft-cs/cifar10"),
+        ("hf:mnist", "mnist"),
+        ("hf:user/birds:small", "user/birds"),
+        ("hf:/home/someone/photos", None),
+        ("hf:~/photos", None),
+        ("hf:a/b/c", None),
+        ("hf:tables/birds", None),
+        ("hf:tables/birds:small", None),
+    ],
+)
+def test_a_data_set_on_the_hub_is_told_from_ones_own(run, tmp_path, monkeypatch, data, name):
+    (tmp_path / "tables/birds").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump({**config, "data": data}))
+    text = model_card(run)
+    head = hub.ModelCard(text).data
+    assert head.datasets == (name and [name])
+    assert head.eval_results[0].dataset_type == (name or "hf")
+    assert "/home" not in text
+
+
 def test_what_the_run_did_not_measure(run, change):
     result = json.loads((run / "result.json").read_text())
     del result["test"], result["images"], result["teacher"]
@@ -148,6 +173,15 @@ def test_a_licence_stays_and_ones_own_card_too(run):
         write_model_card(run, license="gpl-3.0")
 
 
+@pytest.mark.parametrize("named", ["[mit, apache-2.0]", "[]", "2.0"])
+def test_a_licence_that_is_no_name(run, named):
+    file = write_model_card(run, license="mit")
+    file.write_text(file.read_text().replace("license: mit", f"license: {named}"))
+    with pytest.raises(InputError, match=r"README\.md has .* as its licence; write one name"):
+        write_model_card(run)
+    assert hub.ModelCard.load(write_model_card(run, license="mit")).data.license == "mit"
+
+
 def test_many_classes_and_strange_names(run, change):
     names = [f"class {number}: | `odd` ---" for number in range(30)]
     change(run / "model.json", classes=names, num_classes=30)
@@ -163,6 +197,11 @@ def test_a_card_is_written_again_when_more_is_known(run, monkeypatch, capsys):
     assert not (run / "README.md").exists()
     (run.parent / "weights").rename(run / "student.safetensors")
     write_model_card(run, license="mit")
+    before = (run / "README.md").read_text()
+    (run / "student.safetensors").rename(run.parent / "weights")
+    assert main(["report", str(run)]) == 0, capsys.readouterr().err  # which needs no weights
+    assert (run / "README.md").read_text() == before
+    (run.parent / "weights").rename(run / "student.safetensors")
     assert main(["report", str(run)]) == 0, capsys.readouterr().err
     card = hub.ModelCard.load(run / "README.md")
     assert "![curves](figures/curves.png)" in card.text

@@ -18,6 +18,7 @@ import cmkd
 from cmkd.cli import main
 from cmkd.errors import InputError
 from cmkd.hub import from_pretrained, push_to_hub
+from cmkd.hub.cards import MARK
 from cmkd.teachers.opening import SHIPPED
 
 client = pytest.importorskip("huggingface_hub")
@@ -48,6 +49,14 @@ class StandIn:
             raise PermissionError("403 Forbidden: you don't have the rights to create a model there.\nmore")
         (self.root / repo).mkdir(parents=True, exist_ok=options["exist_ok"])
         self.private = options["private"]
+
+    def file_exists(self, repo, name, **options):
+        self._called(REAL.file_exists, self, repo, name, **options)
+        return (self.root / repo / name).is_file()
+
+    def hf_hub_download(self, repo, name, **options):
+        self._called(REAL.hf_hub_download, self, repo, name, **options)
+        return str(self.root / repo / name)
 
     def create_commit(self, repo, operations, **options):
         self._called(REAL.create_commit, self, repo, operations, **options)
@@ -122,6 +131,33 @@ def test_what_is_pushed_comes_back(run, hub, change):
     names = json.loads((SHIPPED / "model.json").read_text())["classes"]
     assert network.card.classes == tuple(names)
     assert {file.name for file in (hub.root / "downloads").iterdir()} == {"model.json", "student.safetensors"}
+
+
+def test_of_an_ensemble_only_the_ends_of_paths_are_pushed(run, hub, change):
+    change(run / "teacher.json", source="runs/a + /home/someone/runs/wide + /home/someone/nets/b")
+    push_to_hub(run, "ada/shirts")
+    told = json.loads((hub.root / "ada/shirts/teacher.json").read_text())
+    assert told["source"] == "runs/a + …/runs/wide + …/nets/b"
+
+
+def test_a_card_that_was_taken_over_on_the_hub_stays(run, hub, caplog):
+    push_to_hub(run, "ada/shirts")
+    there = hub.root / "ada/shirts/README.md"
+    push_to_hub(run, "ada/shirts", license="mit")
+    assert "license: mit" in there.read_text()  # still ours
+    assert not caplog.text
+
+    own = there.read_text().replace(MARK, "My words.")
+    there.write_text(own)
+    (hub.root / "ada/shirts/model.json").unlink()
+    push_to_hub(run, "ada/shirts")
+    assert there.read_text() == own
+    assert (hub.root / "ada/shirts/model.json").is_file()
+    assert "the model card of ada/shirts was not written by cmkd, or has been taken over" in caplog.text
+
+    (run / "README.md").write_text("Other words.")  # one's own as well, and what is to be there now
+    push_to_hub(run, "ada/shirts")
+    assert there.read_text() == "Other words."
 
 
 def test_a_folder_needs_no_hub(run, monkeypatch):

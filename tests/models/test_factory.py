@@ -151,6 +151,32 @@ def test_pretrained_body_with_a_new_head(name, head, monkeypatch, caplog):
     assert "is new" in caplog.text
 
 
+@pytest.mark.parametrize(("name", "side"), [("googlenet", 64), ("inception_v3", 80)])
+def test_pretrained_networks_with_auxiliary_heads(name, side, monkeypatch):
+    """They answer as torchvision's, which brings the images from ImageNet's normalisation to its own."""
+    options = {"aux_logits": True, "transform_input": True, "init_weights": False}
+    published = torchvision.models.get_model(name, weights=None, **options)
+    downloaded = published.state_dict()
+    monkeypatch.setattr(
+        "torchvision.models._api.load_state_dict_from_url", lambda *args, **kwargs: downloaded
+    )
+    network = build(f"torchvision:{name}", 1000, pretrained=True)
+    pixels = torch.rand(2, 3, side, side)
+
+    def normalised(mean, std):
+        return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+    images = normalised(*input_statistics(network))
+    again = build(f"torchvision:{name}", 1000)
+    again.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        expected = published.eval()(normalised(*IMAGENET))
+        torch.testing.assert_close(network.eval()(images), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(again.eval()(images), network(images))
+        assert network.train()(images).shape == (2, 1000)
+    assert build(f"torchvision:{name}", 5, pretrained=True).eval()(images).shape == (2, 5)
+
+
 def test_pretrained_with_its_own_classes_keeps_its_head(monkeypatch, caplog):
     downloaded = torchvision.models.get_model("squeezenet1_1", weights=None).state_dict()
     monkeypatch.setattr(

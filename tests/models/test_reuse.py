@@ -69,6 +69,41 @@ def test_it_is_built_again_by_name(name):
     assert torch.equal(copy.deepcopy(student)(images), student(images))
 
 
+class Fixed(nn.Module):
+    """Takes images of 48 x 48 alone."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU())
+        self.pool = nn.AvgPool2d(12)
+        self.fc = nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.pool(self.second(self.first(x))).flatten(1))
+
+
+class Stated(Fixed):
+    """The same, and says what its layers are."""
+
+    feature_layers, pooled_layer, classifier_layer = ("first", "second"), "pool", "fc"
+
+
+@pytest.mark.parametrize("kind", [Fixed, Stated])
+@pytest.mark.parametrize("sizes", [{"image_size": 48}, {"image_size": 32, "student_image_size": 48}])
+def test_a_student_that_takes_one_size_of_images(kind, sizes):
+    student, teacher = kind(7), networks("resnet8")[1]
+    end = reuse_classifier(student, teacher, **sizes)
+    assert end == f"simkd:256x{sizes['image_size'] // 4}@48"
+    assert feature_layers(student).projector == "pool.projector"
+    again = build(f"{end}:{__name__}:{kind.__name__}", 7).eval()
+    again.load_state_dict(student.state_dict())
+    images = torch.randn(2, 3, 48, 48)
+    assert torch.equal(again(images), student.eval()(images))
+    with pytest.raises(InputError, match="failed on an image of 32 x 32"):
+        reuse_classifier(Fixed(7), teacher)
+
+
 def test_its_batch_norm_folds_where_it_is_a_teacher():
     student, teacher = networks("resnet8")
     reuse_classifier(student, teacher)

@@ -38,6 +38,30 @@ def test_networks_whose_macs_torchvision_publishes(name):
     assert count_macs(network, 224) / 1e9 == pytest.approx(published, abs=0.0006)
 
 
+class Attending(nn.Module):
+    """A patch in each token, and attention among them, by torch's module."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 4, stride=4)
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).mT
+        return self.attention(tokens, tokens, tokens, need_weights=False)[0].mean(1)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_attention_by_hand(device):
+    """Also where torch has one kernel for all of it, which is what it takes on a CPU."""
+    tokens, width = (8 // 4) ** 2, 32
+    projections = 4 * tokens * width * width  # query, key, value, output
+    attention = 2 * tokens * tokens * width  # query by key, weights by value; the heads share the width
+    network = Attending().to(device)
+    assert count_macs(network, 8) == tokens * width * 3 * 4 * 4 + projections + attention
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 # Millions, printed by other implementations of these networks for one image of 32 x 32.
 MILLIONS = {"resnet20": 40.81, "resnet32": 69.12, "resnet56": 125.75, "ResNet18": 560, "ResNet50": 1300}
 

@@ -84,6 +84,12 @@ def test_weights_go_to_the_networks_by_name_in_their_order(fashion, tmp_path):
         open_teachers(names, fashion)
 
 
+def test_the_teacher_that_ships_has_its_own_weights(fashion, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    _, report = open_teachers(["demo", NAMES[0]], fashion, weights="random")
+    assert [member["network"] for member in report.members] == ["resnet20", NAMES[0]]
+
+
 def test_the_hash_covers_every_member(fashion):
     def hashed(*names):
         return open_teachers(names, fashion, weights="random")[1].sha256

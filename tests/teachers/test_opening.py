@@ -8,7 +8,7 @@ from cmkd import data, models
 from cmkd.data import Batch
 from cmkd.errors import InputError
 from cmkd.teachers import open_teacher
-from cmkd.teachers.opening import run_folder
+from cmkd.teachers.opening import SHIPPED, run_card, run_folder
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +95,22 @@ def test_a_network_that_takes_one_size_only(fashion):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("{", "not valid JSON"), ('{"network": "resnet8"}', "lacks mean, num_classes, std")],
+    [
+        (b"{", "not valid JSON"),
+        (b'{"network": "\xff"}', "not valid JSON: .utf-8. codec"),
+        (b'["resnet8"]', "has no entries"),
+        (b'{"network": "resnet8"}', "lacks mean, num_classes, std"),
+    ],
 )
 def test_a_damaged_run_folder(fashion, tmp_path, content, words):
-    (tmp_path / "model.json").write_text(content)
+    (tmp_path / "model.json").write_bytes(content)
     with pytest.raises(InputError, match=words):
         open_teacher(str(tmp_path), fashion)
+
+
+def test_a_file_of_a_run_is_not_its_folder():
+    with pytest.raises(InputError, match=r"student\.safetensors is a file; give the folder"):
+        run_card(SHIPPED / "student.safetensors")
 
 
 def test_pretrained_weights_for_other_classes_are_refused(fashion, monkeypatch):

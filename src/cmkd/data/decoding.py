@@ -17,11 +17,23 @@ from cmkd.data.augment import crop_box
 if TYPE_CHECKING:
     from PIL import Image
 
+#: To be raised with every change of the pixels that a file gives: stored logits of a teacher go with them.
+VERSION = 2
 CENTRE = 7 / 8
 """Part of the shorter side that is kept of a whole image: ImageNet's evaluation, 224 of 256 pixels."""
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _SIDEWAYS = (5, 6, 7, 8)  # its values for which height and width change places
+_TURNS = {  # and what brings an image upright
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+_MIRRORED_ACROSS, _MIRRORED_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)  # whose left, or top, was an end
 _REDUCTIONS = (8, 4, 2)  # what a JPEG decoder can shrink by while it decodes
 _SPARE = 2  # pixels per pixel of the result that it leaves to the resampling
 
@@ -103,8 +115,19 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     """Return height and width as they are once the image stands upright."""
-    sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
+    sideways = _orientation(image) in _SIDEWAYS
     return (image.width, image.height) if sideways else (image.height, image.width)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF tag; 1, for upright, where there is none that can be read: the pixels may be whole."""
+    if image.format == "PNG":
+        image.load()  # it may stand behind the pixels, whose damage is another matter
+    try:
+        value = image.getexif().get(_ORIENTATION)
+    except Exception:  # what arbitrary bytes can make a parser raise
+        return 1
+    return value if value in _TURNS else 1
 
 
 def _resampled(
@@ -120,16 +143,22 @@ def _resampled(
     if by == 1:
         cut = _whole(image, content)[:, top : top + height, left : left + width]
         return transforms.resize(cut, list(scaled), antialias=True)
-    image.draft(None, (-(-image.width // by), -(-image.height // by)))
+    whole_height, whole_width = _upright_size(image)
+    orientation = _orientation(image)
+    # Pillow takes the largest fraction that is no smaller than asked for, on either side: ask for the floor.
+    image.draft(None, (image.width // by, image.height // by))
     upright = _upright_rgb(image)
-    right, bottom = (left + width) / by, (top + height) / by
-    part = (left / by, top / by, min(right, upright.width), min(bottom, upright.height))
+    # What `by` does not divide a side by is a whole pixel more at its end, which turning brings to the front.
+    ahead = upright.width - whole_width / by if orientation in _MIRRORED_ACROSS else 0
+    above = upright.height - whole_height / by if orientation in _MIRRORED_DOWN else 0
+    right, bottom = ahead + (left + width) / by, above + (top + height) / by
+    part = (ahead + left / by, above + top / by, min(right, upright.width), min(bottom, upright.height))
     return _tensor(upright.resize((scaled[1], scaled[0]), Image.Resampling.BILINEAR, box=part))
 
 
 def _whole(image: Image.Image, content: bytes) -> Tensor:
     """Decode an image at its full size: uint8 `(3, H, W)`."""
-    plain = image.mode in ("RGB", "L") and image.getexif().get(_ORIENTATION, 1) == 1
+    plain = image.mode in ("RGB", "L") and _orientation(image) == 1
     if image.format == "JPEG" and plain:
         from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -139,9 +168,12 @@ def _whole(image: Image.Image, content: bytes) -> Tensor:
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    if turn is not None:  # Pillow's own `exif_transpose` writes the EXIF data anew, which may not be possible
+        image = image.transpose(Image.Transpose[turn])
     if image.mode == "F":
         raise ValueError("it has floating-point pixels, whose range nobody states")
     if image.mode.startswith("I"):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from cmkd.data import augment
+from cmkd.data import augment, decoding
 from cmkd.data.base import Images, TensorImages
 from cmkd.data.decoding import DamagedImage
 from cmkd.data.stored import StoredImages
@@ -53,6 +53,8 @@ def augmentation_hash(name: str) -> str:
 
 
 def _content(images: Images) -> Iterator[bytes]:
+    if isinstance(images, StoredImages):
+        yield f"decoding, version {decoding.VERSION}".encode()
     if isinstance(images, TensorImages):
         pixels = images.images.cpu().contiguous()
         yield str(tuple(pixels.shape)).encode()
@@ -61,7 +63,7 @@ def _content(images: Images) -> Iterator[bytes]:
         folder = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
         for path in paths:
             relative = path.removeprefix(folder).replace(os.sep, "/").lstrip("/")
-            yield f"\n{relative} {os.stat(path).st_size}".encode()  # noqa: PTH116 - once for every image
+            yield os.fsencode(f"\n{relative} {os.stat(path).st_size}")  # noqa: PTH116 - once for every image
     elif isinstance(images, StoredImages):
         yield str(len(images)).encode()
         for index in _spread(images).tolist():

@@ -55,12 +55,13 @@ def demo(out: str | Path, *, epochs: int = 3, seeds: int = 1, progress: bool = T
     if seeds < 1:
         raise InputError(f"--seeds is {seeds}; it has to be at least 1.")
     out = Path(out)
+    teacher = _teacher(out)
     groups: dict[str, list[RunFolder]] = {method: [] for method in METHODS}
     for seed in range(seeds):
         for method in METHODS:
             config = DistillConfig(
                 data=DATA,
-                teacher=str(TEACHER),
+                teacher=teacher,
                 student=STUDENT,
                 loss={"name": method},
                 epochs=epochs,
@@ -87,3 +88,12 @@ def demo(out: str | Path, *, epochs: int = 3, seeds: int = 1, progress: bool = T
         "the test images are new to everybody."
     )
     return Outcome(table, took, write_report(out / "report.html", groups, title=title, lead=lead))
+
+
+def _teacher(out: Path) -> str:
+    """Return how the runs name their teacher: not by where this package lies, which is no part of a run.
+
+    Where a folder takes that name, or will once the demo has begun, nothing is left but the path.
+    """
+    folder = Path("demo").absolute()
+    return str(TEACHER) if folder.exists() or folder in (out.absolute(), *out.absolute().parents) else "demo"

@@ -37,12 +37,8 @@ def calibration(
     p = log_p.exp()
     confidence, predicted = p.max(1)
     right = (predicted == targets).double()
-    edges = torch.linspace(0, 1, bins + 1, dtype=p.dtype, device=p.device)
-    bin_of = torch.bucketize(confidence, edges[1:-1])
-    count, confident, correct = (
-        p.new_zeros(bins).index_add_(0, bin_of, values).tolist()
-        for values in (torch.ones_like(right), confidence, right)
-    )
+    sums = bin_sums(confidence, torch.ones_like(right), confidence, right, bins=bins)
+    count, confident, correct = (each.tolist() for each in sums)
     gaps = [abs(c - r) for c, r in zip(confident, correct, strict=True)]
     # |p - y|² = |p|² - 2 p_y + 1: no one-hot labels
     distance = p.square().sum(1) - 2 * p.gather(1, targets[:, None]).squeeze(1) + 1
@@ -57,6 +53,26 @@ def calibration(
             "accuracy": [r / n if n else None for r, n in zip(correct, count, strict=True)],
         },
     }
+
+
+def bin_sums(confidence: Tensor, *values: Tensor, bins: int) -> list[Tensor]:
+    """Sum values over the samples of each bin of the confidence.
+
+    Args:
+        confidence: Probability of the answer, from 0 to 1, `(N,)`.
+        *values: What is summed, `(N,)` each.
+        bins: Number of equal bins.
+
+    Returns:
+        The sums, `(bins,)` each.
+
+    Example:
+        >>> bin_sums(torch.tensor([0.2, 0.9, 0.7]), torch.tensor([1.0, 2.0, 4.0]), bins=2)
+        [tensor([1., 6.])]
+    """
+    edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype, device=confidence.device)
+    bin_of = torch.bucketize(confidence, edges[1:-1])
+    return [confidence.new_zeros(bins).index_add_(0, bin_of, each) for each in values]
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> tuple[float, bool]:

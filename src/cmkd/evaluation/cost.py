@@ -35,7 +35,7 @@ def cpu_latency(
         `latency_ms`, the median, with `latency_p10_ms` and `latency_p90_ms`, in milliseconds.
     """
     network = copy.deepcopy(model).to("cpu", torch.float32).eval()
-    return _latency(_times(network, torch.zeros(1, 3, image_size, image_size), runs, warmup, seconds))
+    return _latency(passes(network, torch.zeros(1, 3, image_size, image_size), runs, warmup, seconds))
 
 
 @torch.inference_mode()
@@ -56,10 +56,10 @@ def speed(
         median over the batches, with `images_per_second_p10` and `images_per_second_p90`; `batch`.
     """
     network = copy.deepcopy(model).to(device, torch.float32).eval()
-    single = _times(network, torch.zeros(1, 3, image_size, image_size, device=device), 200, 10, seconds)
+    single = passes(network, torch.zeros(1, 3, image_size, image_size, device=device), 200, 10, seconds)
     images = torch.zeros(batch, 3, image_size, image_size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
-    rates = [batch / taken for taken in _times(network, images, 30, 1, seconds)]
+    rates = [batch / taken for taken in passes(network, images, 30, 1, seconds)]
     middle, low, high = median_and_tenths(rates)
     return {
         **_latency(single),
@@ -136,10 +136,21 @@ def median_and_tenths(values: Sequence[float]) -> tuple[float, float, float]:
     return statistics.median(values), tenths[0], tenths[-1]
 
 
-def _times(
+def passes(
     network: Callable[[Tensor], Any], images: Tensor, runs: int, warmup: int, seconds: float
 ) -> list[float]:
-    """Return the seconds of passes: at least two, and no more than the runs or the time allow."""
+    """Time a network.
+
+    Args:
+        network: What is called.
+        images: What it is called with; where they are it is waited for the answer.
+        runs: Timed passes, at most.
+        warmup: Passes before those.
+        seconds: Time after which no further pass is begun; two are timed whatever they take.
+
+    Returns:
+        The seconds of each pass.
+    """
 
     def wait() -> None:
         if images.device.type != "cpu":

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmkd.data import Batch
+from cmkd.evaluation.calibration import bin_sums
 from cmkd.functional import kl_divergence, pearson, spearman
 
 
@@ -27,13 +28,15 @@ def collect_logits(network: Callable[[Batch], Tensor], batches: Iterable[Batch])
         batches: The batches.
 
     Returns:
-        Logits `(N, C)` in float32 and targets `(N,)`, in the order of the batches.
+        Logits `(N, C)` in float32 and targets `(N,)`, in the order of the batches; without any image, `(0,)`.
     """
-    logits, targets = [], []
+    logits, targets = [torch.empty(0)], [torch.empty(0, dtype=torch.int64)]
     for batch in batches:
-        logits.append(network(batch).float())
-        targets.append(batch.targets)
-    return torch.cat(logits), torch.cat(targets)
+        # Of several processes the last batch has no image for some, and not every network takes none.
+        if len(batch.targets):
+            logits.append(network(batch).float())
+            targets.append(batch.targets)
+    return torch.cat(logits[1:] or logits), torch.cat(targets[1:] or targets)
 
 
 def quality(logits: Tensor, targets: Tensor) -> dict[str, float]:
@@ -68,10 +71,8 @@ def calibration_error(logits: Tensor, targets: Tensor, *, bins: int = 15) -> flo
         The mean over the samples of the gap between confidence and accuracy in their bin.
     """
     confidence, predicted = logits.double().softmax(1).max(1)
-    edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype, device=confidence.device)
-    bin_of = torch.bucketize(confidence, edges[1:-1])
     # (n_b / N) |mean confidence - mean accuracy| = |sum of both's difference| / N
-    gaps = confidence.new_zeros(bins).index_add_(0, bin_of, confidence - (predicted == targets).double())
+    (gaps,) = bin_sums(confidence, confidence - (predicted == targets).double(), bins=bins)
     return gaps.abs().sum().item() / len(targets)
 
 

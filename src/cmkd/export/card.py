@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cmkd.data.pixels import Framing, scale_and_shift
 from cmkd.errors import InputError
+from cmkd.files import public_name
 from cmkd.teachers.opening import run_card
 
 #: Name under which the files carry the card, and by which they are known to be ours.
@@ -32,7 +33,7 @@ class Card:
         image_size: Side of its images in pixels.
         channels: 1 if it has learnt from grey images, which it gets as three equal channels.
         framing: Whether it gets the `whole` of an image, or the `centre` (see `cmkd.data.pixels`).
-        data: Data set that it has learnt from.
+        data: Data set that it has learnt from, as `public_name` has it.
         weights: SHA-256 of the run's file of weights.
         pixels: Whether it normalises by itself: its input are 8-bit pixels then.
         quantized: `int8` if its arithmetic is.
@@ -71,7 +72,7 @@ class Card:
             image_size=card["image_size"],
             channels=card.get("channels", 1 if grey else 3),
             framing=card.get("framing", "centre" if ":" in data else "whole"),
-            data=data,
+            data=public_name(data),
             weights=hashlib.sha256(file.read_bytes()).hexdigest(),
         )
 

@@ -16,6 +16,7 @@ from cmkd.data.random import permutation
 from cmkd.errors import InputError
 from cmkd.export.card import Card
 from cmkd.export.opening import Model
+from cmkd.files import public_name
 from cmkd.training.run_folder import RunFolder
 
 Part = Literal["test", "validation", "none"]
@@ -36,12 +37,14 @@ class Samples:
 
     Attributes:
         what: What they are, in words.
+        why: Why they are not the run's, where these should have been; it may name files of this machine.
         part: The part of the data that is looked at; None if there is none at hand.
         training: The training part without what was held out of it; None likewise.
     """
 
     what: str
     card: Card
+    why: str = ""
     part: Subset | None = None
     training: Subset | None = None
 
@@ -127,15 +130,15 @@ def samples_of(run: Path, card: Card, part: Part | None, data_root: str | None) 
     except InputError as error:
         if part is not None or data_root is not None:
             raise
-        return Samples(f"{noise} (the run's are not to be had: {error})", card)
+        return Samples(noise, card, why=f"the run's are not to be had: {error}")
     common = {"size": card.image_size, "workers": config.get("workers", 0)}
     looked_at = (
         Subset(data.train, held_out, **common)
         if chosen == "validation"
         else Subset(data.test, torch.arange(len(data.test)), **common)
     )
-    what = f"{chosen} images of {data.name}"
-    return Samples(what, card, looked_at, Subset(data.train, kept, **common))
+    what = f"{chosen} images of {public_name(data.name)}"
+    return Samples(what, card, part=looked_at, training=Subset(data.train, kept, **common))
 
 
 def _open(config: dict[str, Any], card: Card, data_root: str | None) -> ImageData:

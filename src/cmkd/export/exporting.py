@@ -97,13 +97,13 @@ def export(config: ExportConfig) -> Exported:
         form=config.format,
         bytes=len(content),
         parameters=models.count_parameters(network),
-        checked_on=samples.what,
+        checked_on=f"{samples.what} ({samples.why})" if samples.why else samples.what,
         parity=found,
         latency_ms=latencies(reference, content, config.format, levels[:1]),
         quantized=quantized,
     )
     write_atomic(file, content)
-    write_atomic(result.description, json.dumps(_described(result), indent=2) + "\n")
+    write_atomic(result.description, json.dumps(_described(result, samples.what), indent=2) + "\n")
     return result
 
 
@@ -141,7 +141,7 @@ def _compare(reference: Model, exported: Model, samples: Samples, calibration: A
     return found
 
 
-def _described(result: Exported) -> dict[str, Any]:
+def _described(result: Exported, images: str) -> dict[str, Any]:
     card = asdict(result.card)
     return {
         MARK: result.file.name,
@@ -157,7 +157,7 @@ def _described(result: Exported) -> dict[str, Any]:
         "sha256_of_weights": card.pop("weights"),
         "quantized": result.quantized or None,
         "compared_with_pytorch": {
-            "images": f"{result.parity.images} {result.checked_on}",
+            "images": f"{result.parity.images} {images}",
             "largest_difference": result.parity.difference,
             "allowed": TOLERANCE,
             "unit": "of the largest logit, before quantisation",

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -149,6 +150,19 @@ def _torchscript(module: nn.Module, example: Tensor, card: Card) -> bytes:
         traced = torch.jit.trace(module, (example,))
     buffer = io.BytesIO()
     torch.jit.save(traced, buffer, _extra_files={EXTRA_FILE: card.as_text()})
+    return _without_places(buffer.getvalue())
+
+
+def _without_places(archive: bytes) -> bytes:
+    """Return a TorchScript file without the members that say from which line of which file its code came.
+
+    They have paths of the machine it was made on, and serve the messages of errors alone.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as before, zipfile.ZipFile(buffer, "w") as after:
+        for member in before.infolist():
+            if not member.filename.endswith(".debug_pkl"):
+                after.writestr(zipfile.ZipInfo(member.filename), before.read(member))
     return buffer.getvalue()
 
 

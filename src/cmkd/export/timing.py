@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 from torch import Tensor
 
-from cmkd.evaluation.cost import median_and_tenths
+from cmkd.evaluation.cost import median_and_tenths, passes
 from cmkd.export.formats import Format
 from cmkd.export.opening import Model, from_bytes
 
@@ -58,12 +56,5 @@ def milliseconds(model: Model, image: Tensor) -> dict[str, float]:
         `median`, `p10` and `p90` in milliseconds of up to 300 passes, after 10 that are not counted.
     """
     entered = model.card.to_input(image)
-    for _ in range(_WARMUP):
-        model.run(entered)
-    times: list[float] = []
-    begun = time.perf_counter()
-    while len(times) < 2 or (len(times) < _RUNS and time.perf_counter() - begun < _SECONDS):
-        start = time.perf_counter()
-        model.run(entered)
-        times.append(1e3 * (time.perf_counter() - start))
+    times = [1e3 * taken for taken in passes(model.run, entered, _RUNS, _WARMUP, _SECONDS)]
     return dict(zip(("median", "p10", "p90"), median_and_tenths(times), strict=True))

@@ -39,8 +39,8 @@ def write_model_card(run: str | Path, *, license: str | None = None, repo: str |
         it is.
 
     Raises:
-        InputError: The folder is no finished run, the licence is no name, or it belongs into a card that
-            is not ours to change.
+        InputError: The folder is no finished run, the licence (or that of the card) is no name, or it belongs
+            into a card that is not ours to change.
     """
     file = Path(run) / FILE
     if file.is_file():
@@ -52,7 +52,7 @@ def write_model_card(run: str | Path, *, license: str | None = None, repo: str |
                     "there, or remove the file."
                 )
             return file
-        license = license or read_front_matter(before).get("license")
+        license = license or _licence_in(before, file)
     return write_atomic(file, model_card(run, license=license, repo=repo))
 
 
@@ -186,6 +186,14 @@ def _licence(license: str | None) -> str:
         "## Licence\n\nNone has been chosen: `cmkd card RUN --license apache-2.0`, say. The images that it "
         "has learnt from, and the teacher, may have licences that bear on this one."
     )
+
+
+def _licence_in(text: str, file: Path) -> str | None:
+    """Return the licence that a card names, if it names one."""
+    named = read_front_matter(text).get("license")
+    if named is None or isinstance(named, str):
+        return named
+    raise InputError(f"{file} has {named!r} as its licence; write one name there: `license: mit`, say.")
 
 
 def _cell(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from cmkd.errors import InputError
+from cmkd.files import at_home
 from cmkd.hub.scores import SCORES, Scores
 from cmkd.report.records import Record
 from cmkd.report.setting import shown
@@ -35,7 +36,7 @@ def front_matter(title: str, record: Record, scores: Scores, *, license: str | N
     """
     distilled = record.config["verb"] == "distill"
     data = str(record.config["data"])
-    on_hub = data.removeprefix("hf:") if data.startswith("hf:") else _ON_THE_HUB.get(data)
+    on_hub = _on_the_hub(data)
     head: dict[str, Any] = {}
     if license is not None:
         head["license"] = _checked(license)
@@ -58,6 +59,16 @@ def read_front_matter(text: str) -> dict[str, Any]:
     except yaml.YAMLError:
         return {}
     return head if isinstance(head, dict) else {}
+
+
+def _on_the_hub(data: str) -> str | None:
+    """Return what a data set is called on the hub; None if it is none of the hub's."""
+    if not data.startswith("hf:"):
+        return _ON_THE_HUB.get(data)
+    name, _, _ = data.removeprefix("hf:").partition(":")  # NAME:CONFIG
+    if any(at_home(each).exists() for each in (name, data.removeprefix("hf:"))):
+        return None  # a folder of one's own
+    return name if re.fullmatch(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", name) else None
 
 
 def _checked(license: str) -> str:

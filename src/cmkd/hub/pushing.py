@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from cmkd import __version__
 from cmkd.errors import InputError
 from cmkd.export.card import Card
 from cmkd.files import at_home
-from cmkd.hub.cards import FILE, figures, write_model_card
+from cmkd.hub.cards import FILE, MARK, figures, write_model_card
 from cmkd.hub.library import is_repository, require_hub, told
 from cmkd.hub.loading import CARD, WEIGHTS
 from cmkd.report.setting import shown
+
+logger = logging.getLogger(__name__)
 
 #: What is told of how a network was made, besides its card.
 _RECORDS = ("config.yaml", "environment.json", "teacher.json", "result.json")
@@ -33,8 +36,8 @@ def push_to_hub(
     """Push the network of a finished run to the Hugging Face hub, in one commit.
 
     What goes there: the weights, `model.json`, the model card (`README.md`, which is written anew unless it
-    is one's own) with its figures, and the run's options, versions, teacher, result and curves. Of absolute
-    paths only the end is told.
+    is one's own, and left out where the one on the hub has been taken over) with its figures, and the run's
+    options, versions, teacher, result and curves. Of absolute paths only the end is told.
 
     Args:
         run: Run folder.
@@ -59,20 +62,34 @@ def push_to_hub(
     with told("tell who is logged in to the hub", "Log in with `hf auth login`, or set HF_TOKEN."):
         api.whoami()
     write_model_card(path, license=license, repo=repo)
-    operations = [
-        hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
-        for name, content in _contents(path).items()
-    ]
+    contents = _contents(path)
     with told(
         f"push {path} to {repo}",
         "The name before the slash has to be yours or your organisation's, and the token has to allow "
         "writing. Then repeat the command: a commit is made whole or not at all.",
     ):
         api.create_repo(repo, private=private, exist_ok=True)
+        if _is_taken_over(api, repo) and MARK in (path / FILE).read_text(encoding="utf-8"):
+            del contents[FILE]
+            logger.warning(
+                "the model card of %s was not written by cmkd, or has been taken over: it stays as it is",
+                repo,
+            )
+        operations = [
+            hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
+            for name, content in contents.items()
+        ]
         commit = api.create_commit(
             repo, operations, commit_message=message or f"Add {path.absolute().name}, trained with cmkd"
         )
     return str(commit.commit_url)
+
+
+def _is_taken_over(api: Any, repo: str) -> bool:
+    """Whether a repository has a model card without the line by which it would be ours to replace."""
+    if not api.file_exists(repo, FILE):
+        return False
+    return MARK.encode() not in Path(api.hf_hub_download(repo, FILE)).read_bytes()
 
 
 def _contents(path: Path) -> dict[str, bytes | str]:
@@ -100,4 +117,6 @@ def _shortened(value: Any) -> Any:
         return {key: each if key == "classes" else _shortened(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_shortened(each) for each in value]
-    return shown(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return " + ".join(map(shown, value.split(" + ")))  # the sources of an ensemble
+    return value

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from cmkd.errors import InputError
+from cmkd.models.calls import evaluating
 
 
 def check_logits(
@@ -49,9 +50,8 @@ def has_unused_parameters(model: nn.Module, image_size: int) -> bool:
         model: The network, on the CPU; it is left as it was.
         image_size: Side of its images in pixels.
     """
-    training = model.training
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    answer = model.eval()(torch.zeros(2, 3, image_size, image_size)).sum()
+    with evaluating(model):
+        answer = model(torch.zeros(2, 3, image_size, image_size)).sum()
     gradients = torch.autograd.grad(answer, parameters, allow_unused=True)
-    model.train(training)
     return any(gradient is None for gradient in gradients)

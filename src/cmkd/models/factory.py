@@ -112,21 +112,31 @@ def _build_torchvision(name: str, num_classes: int, pretrained: bool) -> nn.Modu
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise unknown_name("torchvision model", name, known)
+    # Their auxiliary heads make the output a tuple during training; every network here returns logits.
+    has_auxiliary_heads = name in ("googlenet", "inception_v3")
     options: dict[str, Any] = {}
-    if name in ("googlenet", "inception_v3"):
-        # Their auxiliary heads make the output a tuple during training; every network here returns logits.
-        options = {"aux_logits": False} | ({} if pretrained else {"init_weights": True})
     if not pretrained:
+        if has_auxiliary_heads:
+            options = {"aux_logits": False, "init_weights": True}
         return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    if has_auxiliary_heads:
+        options = {"transform_input": False}
     weights = torchvision.models.get_model_weights(name).DEFAULT
     with _fetching(f"torchvision:{name}", fetches=True):
         model = torchvision.models.get_model(name, weights=weights, progress=False, **options)
+    if name == "inception_v3":  # whose weights torchvision loads into a network with that head alone
+        model.aux_logits, model.AuxLogits = False, None
     published = len(weights.meta["categories"])
     if published != num_classes:
         _renew_classifier(model, published, num_classes)
         _mark_new_classifier(model, f"torchvision:{name}", published, num_classes)
-    transform = weights.transforms()
-    model.input_statistics = (tuple(transform.mean), tuple(transform.std))
+    if has_auxiliary_heads:
+        # By default they bring ImageNet's normalisation to this one themselves, by a switch that is not among
+        # their weights: whoever loads those into a new network would miss it.
+        model.input_statistics = ((0.5,) * 3, (0.5,) * 3)
+    else:
+        transform = weights.transforms()
+        model.input_statistics = (tuple(transform.mean), tuple(transform.std))
     return model
 
 
@@ -168,9 +178,9 @@ def _build_with_projection(rest: str, num_classes: int, pretrained: bool) -> nn.
             f"'simkd:{rest}' names a network that SimKD has trained: simkd:WIDTHxSIDE:NAME, with the weights "
             "of its run."
         )
-    width, side, name = end
+    width, side, image_size, name = end
     network = build(name, num_classes)
-    end_in_projection(network, width, side)
+    end_in_projection(network, width, side, image_size=image_size)
     return network
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cmkd.errors import InputError
 from cmkd.losses.features.shaping import as_map, pool_to
-from cmkd.models.calls import evaluating, noise
+from cmkd.models.calls import evaluating, noise, record_calls
 from cmkd.models.capture import Capture
 from cmkd.models.layers import FeatureLayers, feature_layers, usual_image_size
 
@@ -66,7 +66,12 @@ class _AtMost(nn.Module):
 
 
 def reuse_classifier(
-    student: nn.Module, teacher: nn.Module, *, layer: str | None = None, image_size: int | None = None
+    student: nn.Module,
+    teacher: nn.Module,
+    *,
+    layer: str | None = None,
+    image_size: int | None = None,
+    student_image_size: int | None = None,
 ) -> str:
     """Let a student end in a projector, to be trained, and in its teacher's classifier, which is frozen.
 
@@ -81,10 +86,13 @@ def reuse_classifier(
         layer: The teacher's layer whose average over positions its classifier reads, as `Capture` takes it;
             by default what goes into its pooling.
         image_size: Side in pixels of the teacher's images; by default what `feature_layers` takes.
+        student_image_size: That of the student's, for one that does not take what `feature_layers` takes; by
+            default the teacher's.
 
     Returns:
         What the changed student is called: `build(f"{this}:{name}", classes)` makes it from the name of what
-        it was before, for its weights to be loaded.
+        it was before, for its weights to be loaded. It ends in the size of the images, as in `256x8@96`,
+        where that was needed.
 
     Raises:
         InputError: The teacher's classifier is not linear or reads something else than that average, or no
@@ -118,23 +126,37 @@ def reuse_classifier(
             "no use for it. Name the layer whose average it reads, or take another teacher."
         )
     width, side = features.shape[1], max(features.shape[2:])
-    own = end_in_projection(student, width, side)
+    size = _needed_size(student, student_image_size or image_size)
+    own = end_in_projection(student, width, side, image_size=size)
     own.weight.data.copy_(classifier.weight.detach())
     if classifier.bias is None:
         nn.init.zeros_(own.bias)
     else:
         own.bias.data.copy_(classifier.bias.detach())
     own.requires_grad_(False)
-    return f"simkd:{width}x{side}"
+    return f"simkd:{width}x{side}" + ("" if size is None else f"@{size}")
 
 
-def end_in_projection(student: nn.Module, width: int, side: int) -> nn.Linear:
+def _needed_size(student: nn.Module, known: int | None) -> int | None:
+    """Return the known side of a student's images if its layers are not found with the usual one."""
+    try:
+        feature_layers(student)
+        record_calls(student, usual_image_size(student))
+    except InputError:
+        return known
+    return None
+
+
+def end_in_projection(
+    student: nn.Module, width: int, side: int, *, image_size: int | None = None
+) -> nn.Linear:
     """Give a network a new end: a `Projection`, and a classifier behind it; see `reuse_classifier`.
 
     Args:
         student: Network to change, in place.
         width: What the classifier reads.
         side: Side of the map to which larger ones of the student are pooled.
+        image_size: Side in pixels of the student's images; by default what `feature_layers` takes.
 
     Returns:
         The new classifier.
@@ -142,14 +164,14 @@ def end_in_projection(student: nn.Module, width: int, side: int) -> nn.Linear:
     Raises:
         InputError: The layers of the network are not found.
     """
-    layers = feature_layers(student)
+    layers = feature_layers(student, image_size=image_size)
     old = student.get_submodule(layers.classifier)
     if not isinstance(old, nn.Linear):
         raise InputError(f"the student's classifier is {old}: SimKD replaces a linear layer.")
     end = Projection(old.in_features, width, side)
     classifier = nn.Linear(width, old.out_features)
     pooled, replaced = layers.pooled, layers.classifier
-    if _pools_to_a_vector(student, layers, old.in_features):
+    if _pools_to_a_vector(student, layers, old.in_features, image_size or usual_image_size(student)):
         student.set_submodule(pooled, end.to(old.weight))
         student.set_submodule(replaced, classifier.to(old.weight))
     else:
@@ -168,10 +190,15 @@ def end_in_projection(student: nn.Module, width: int, side: int) -> nn.Linear:
     return classifier
 
 
-def parse_end(name: str) -> tuple[int, int, str] | None:
-    """Return width, side and the name of the rest of `"256x8:resnet8"`, or None for another spelling."""
-    found = re.fullmatch(r"(\d+)x(\d+):(.+)", name)
-    return (int(found[1]), int(found[2]), found[3]) if found else None
+def parse_end(name: str) -> tuple[int, int, int | None, str] | None:
+    """Return width, side, size of the images and the name of the rest, or None for another spelling.
+
+    Example:
+        >>> parse_end("256x8:resnet8"), parse_end("256x8@96:nets:make")
+        ((256, 8, None, 'resnet8'), (256, 8, 96, 'nets:make'))
+    """
+    found = re.fullmatch(r"(\d+)x(\d+)(?:@(\d+))?:(.+)", name)
+    return (int(found[1]), int(found[2]), int(found[3]) if found[3] else None, found[4]) if found else None
 
 
 def _convolution(width: int, wanted: int, side: int) -> tuple[nn.Module, ...]:
@@ -179,12 +206,12 @@ def _convolution(width: int, wanted: int, side: int) -> tuple[nn.Module, ...]:
     return convolution, nn.BatchNorm2d(wanted), nn.ReLU()
 
 
-def _pools_to_a_vector(network: nn.Module, layers: FeatureLayers, width: int) -> bool:
+def _pools_to_a_vector(network: nn.Module, layers: FeatureLayers, width: int, image_size: int) -> bool:
     """Whether the module in which a network pools averages maps of so many channels over all positions."""
     pooled = layers.pooled
     if pooled != layers.before_pooling and "pool" in type(network.get_submodule(pooled)).__name__.lower():
         with evaluating(network), torch.no_grad():
-            image = noise(network, usual_image_size(network))
+            image = noise(network, image_size)
             before = Capture(network, [layers.before_pooling])(image).features[layers.before_pooling]
         return before.ndim == 4 and before.shape[1] == width
     return False

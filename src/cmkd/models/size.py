@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -56,9 +58,23 @@ def count_macs(model: nn.Module, image_size: int) -> int:
 
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     counter = FlopCounterMode(display=False)
-    with evaluating(model), torch.no_grad(), counter:
+    with evaluating(model), torch.no_grad(), _plain_attention(), counter:
         model(torch.zeros(1, 3, image_size, image_size, device=device))
     return counter.get_total_flops() // 2
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Let attention be calculated by matrix products: of its fused forms not all are counted."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one kernel for a whole `nn.MultiheadAttention`
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def sizes(*, num_classes: int = 100, image_size: int = 32) -> list[Size]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from cmkd.files import public_name
 from cmkd.report.records import Record, Records, count, in_common
 
 #: What the scores are; the definitions are those of `cmkd.evaluation`.
@@ -72,10 +72,7 @@ def shown(value: Any) -> str:
         return ", ".join(f"{key}: {shown(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(shown, value))
-    form, colon, where = str(value).rpartition(":")  # as in `folder:PATH`
-    if not Path(where).is_absolute() or where.startswith("//"):  # a URL
-        return str(value)
-    return f"{form}{colon}{Path('…', *Path(where).parts[-2:])}"
+    return public_name(str(value))
 
 
 def _option(run: Record, name: str) -> str:

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from cmkd.data import Batch, ImageData
 from cmkd.errors import InputError
-from cmkd.files import at_home
 from cmkd.teachers.live import LiveTeacher
-from cmkd.teachers.opening import TeacherReport, open_teacher
+from cmkd.teachers.opening import TeacherReport, open_teacher, run_folder
 
 
 class EnsembleTeacher(nn.Module):
@@ -99,7 +98,7 @@ def _weights_of(names: Sequence[str], weights: str | Sequence[str] | None) -> li
         return [None] * len(names)
     if len(names) == 1 and isinstance(weights, str):
         return [weights]
-    named = [not at_home(name).is_dir() for name in names]
+    named = [not run_folder(name).is_dir() for name in names]
     given = [weights] * max(1, sum(named)) if isinstance(weights, str) else list(weights)
     if len(given) != sum(named):
         raise InputError(

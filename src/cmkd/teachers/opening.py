@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -105,10 +106,9 @@ def open_teacher(
         name = teacher
         network = _build_named(teacher, weights, data.num_classes)
         source = str(weights)
-        statistics = models.input_statistics(network) if weights == "pretrained" else None
-        known, origin = (
-            (statistics, "its pretrained weights") if statistics else ((data.mean, data.std), "the data")
-        )
+        statistics = models.input_statistics(network)
+        usual = data.usual or (data.mean, data.std)
+        known, origin = (statistics, "the network") if statistics else (usual, "the data")
     if mean is not None and std is not None:
         known, origin = (mean, std), "the options"
 
@@ -172,12 +172,18 @@ def load_run_network(run: Path) -> tuple[nn.Module, dict[str, Any]]:
 def run_card(run: Path) -> dict[str, Any]:
     """Return what a finished run's `model.json` says of its network, or raise `InputError`."""
     file = run / "model.json"
+    if run.is_file():
+        raise InputError(f"{run} is a file; give the folder of a finished run.")
     try:
         card = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{run} is no finished run: it has no model.json.") from None
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {os.strerror(error.errno or 0)}.") from None
+    except ValueError as error:  # no JSON, or no UTF-8
         raise InputError(f"{file} is not valid JSON: {error}.") from None
+    if not isinstance(card, dict):
+        raise InputError(f"{file} has no entries; it was not written by cmkd.")
     missing = {"network", "num_classes", "mean", "std"} - card.keys()
     if missing:
         raise InputError(f"{file} lacks {', '.join(sorted(missing))}; it was not written by cmkd.")

@@ -87,6 +87,7 @@ def adapt_student(
             teacher.network,
             layer=None if named is None else named[0],
             image_size=teacher.image_size or data.image_size,
+            student_image_size=data.image_size,
         )
     student.to(memory_format=torch.channels_last)
     check_logits(
