@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cmkd.data import AUGMENTATIONS, TensorImages, load
+from cmkd.data import AUGMENTATIONS, TensorImages, decoding, load
 from cmkd.data import augment as augment_module
 from cmkd.data.augment import augment, crop_draws
 from cmkd.data.fingerprint import augmentation_hash, fingerprint
@@ -73,6 +73,12 @@ def test_a_folder_that_was_moved_is_the_same(folder, tmp_path):
     before = of_folder(folder)
     shutil.copytree(folder, tmp_path / "elsewhere" / "animals")
     assert of_folder(tmp_path / "elsewhere" / "animals") == before
+
+
+def test_another_version_of_the_decoding(folder, monkeypatch):
+    before = of_folder(folder)
+    monkeypatch.setattr(decoding, "VERSION", decoding.VERSION + 1)
+    assert of_folder(folder) != before
 
 
 def test_names_that_are_not_utf8(folder):

@@ -38,9 +38,8 @@ def weights(tmp_path):
     return tmp_path / "resnet8.safetensors"
 
 
-def start(pets, seed=0, **options):
-    config = TrainConfig(data=pets, image_size=16, seed=seed)
-    return open_start(data=datasets.load(pets, image_size=16), config=config, **options)
+def start(pets, **options):
+    return open_start(TrainConfig(data=pets, image_size=16, **options), datasets.load(pets, image_size=16))
 
 
 def test_a_run_starts_from_the_weights_of_a_file(pets, weights, tmp_path):
@@ -70,7 +69,7 @@ def test_what_is_not_for_these_classes_gets_a_new_classifier(shapes, pets, tmp_p
     if shapes == "no classifier":
         state = {name: value for name, value in state.items() if not name.startswith("fc.")}
     torch.save({"state_dict": state}, tmp_path / "body.pth")
-    network, _ = start(pets, name="resnet8", weights=str(tmp_path / "body.pth"))
+    network, _ = start(pets, model="resnet8", weights=str(tmp_path / "body.pth"))
     found = network.state_dict()
     assert found["fc.weight"].shape == (3, 64)
     assert found["fc.weight"].std() > 0
@@ -92,7 +91,7 @@ def test_weights_of_another_network_are_refused_and_nothing_is_written(pets, wei
 )
 def test_weights_that_are_not_to_be_had(given, said, pets):
     with pytest.raises(InputError, match=said):
-        start(pets, name="resnet8", weights=given)
+        start(pets, model="resnet8", weights=given)
 
 
 @pytest.fixture
@@ -104,8 +103,7 @@ def earlier(pets, tmp_path):
 
 @pytest.mark.parametrize(("seed", "warned"), [(5, False), (6, True)])
 def test_a_start_that_has_seen_the_validation_part_is_warned_of(seed, warned, pets, earlier, caplog):
-    config = TrainConfig(data=pets, image_size=16, validation=0.2, seed=seed)
-    open_start("resnet8", str(earlier.path), datasets.load(pets, image_size=16), config)
+    start(pets, model="resnet8", weights=str(earlier.path), validation=0.2, seed=seed)
     assert ("was trained on images that this run holds out" in caplog.text) == warned
     assert "is new" not in caplog.text
 
@@ -114,7 +112,7 @@ def test_as_many_classes_are_not_the_same_classes(pets, earlier, tmp_path, caplo
     others = tmp_path / "others"
     shutil.copytree(pets.removeprefix("folder:"), others)
     (others / "cat").rename(others / "ant")
-    network, _ = start(f"folder:{others}", name="resnet8", weights=str(earlier.path))
+    network, _ = start(f"folder:{others}", model="resnet8", weights=str(earlier.path))
     begun = models.read_state_dict(earlier.path / "student.safetensors")
     assert torch.equal(network.state_dict()["conv1.weight"], begun["conv1.weight"])
     assert not torch.equal(network.state_dict()["fc.weight"], begun["fc.weight"])
@@ -133,7 +131,7 @@ def test_a_teacher_by_name_is_normalised_as_the_data_are(pets, tmp_path, monkeyp
 @pytest.mark.usefixtures("tiny_networks")
 def test_a_network_may_state_how_its_images_are_normalised(pets):
     data = datasets.load(pets, image_size=16)
-    _, seen = open_start("tiny_networks:stating", None, data, TrainConfig(data=pets))
+    _, seen = start(pets, model="tiny_networks:stating")
     report = open_teacher("tiny_networks:stating", data, weights="random")[1]
     assert (
         (list(seen.mean), list(seen.std)) == (report.mean, report.std) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
@@ -159,7 +157,7 @@ def test_a_teacher_that_was_itself_started_from_a_run_may_have_seen_any_image(pe
 
 def test_a_folder_that_is_no_finished_run(pets, tmp_path):
     with pytest.raises(InputError, match=r"no finished run: it has no model\.json"):
-        start(pets, name="resnet8", weights=str(tmp_path))
+        start(pets, model="resnet8", weights=str(tmp_path))
 
 
 def test_images_are_normalised_as_the_weights_expect(pets, tmp_path, monkeypatch):

@@ -30,13 +30,12 @@ def collect_logits(network: Callable[[Batch], Tensor], batches: Iterable[Batch])
     Returns:
         Logits `(N, C)` in float32 and targets `(N,)`, in the order of the batches; without any image, `(0,)`.
     """
-    logits, targets = [torch.empty(0)], [torch.empty(0, dtype=torch.int64)]
-    for batch in batches:
-        # Of several processes the last batch has no image for some, and not every network takes none.
-        if len(batch.targets):
-            logits.append(network(batch).float())
-            targets.append(batch.targets)
-    return torch.cat(logits[1:] or logits), torch.cat(targets[1:] or targets)
+    # Of several processes the last batch has no image for some, and not every network takes none.
+    answered = [(network(batch).float(), batch.targets) for batch in batches if len(batch.targets)]
+    if not answered:
+        return torch.empty(0), torch.empty(0, dtype=torch.int64)
+    logits, targets = zip(*answered, strict=True)
+    return torch.cat(logits), torch.cat(targets)
 
 
 def quality(logits: Tensor, targets: Tensor) -> dict[str, float]:

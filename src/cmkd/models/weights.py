@@ -44,7 +44,9 @@ def read_state_dict(path: StrPath) -> dict[str, Tensor]:
     return _without_prefix(_students(_read_all(path)))
 
 
-def load_weights(model: nn.Module, path: StrPath, *, classifier: str | None = None) -> bool:
+def load_weights(
+    model: nn.Module, path: StrPath, *, classifier: str | None = None, same_classes: bool = True
+) -> bool:
     """Load a checkpoint into a network, all of it or nothing.
 
     Args:
@@ -52,6 +54,7 @@ def load_weights(model: nn.Module, path: StrPath, *, classifier: str | None = No
         path: As for `read_state_dict`.
         classifier: Name of a layer that the file may have for other classes, or not at all; the network keeps
             its own then.
+        same_classes: Whether it is kept only in these cases; if not, in any.
 
     Returns:
         Whether that layer was loaded, too.
@@ -66,7 +69,9 @@ def load_weights(model: nn.Module, path: StrPath, *, classifier: str | None = No
     if not _has_teacher(own):
         state = _without_prefix(_students(state))
     state = {prefix + name: tensor for name, tensor in state.items()}
-    kept = {} if classifier is None else _unlike(own, state, f"{classifier}.")
+    kept = {} if classifier is None else _of_layer(own, classifier)
+    if same_classes and all(name in state and state[name].shape == kept[name].shape for name in kept):
+        kept = {}
     state |= kept
     _require_same_names(own, state, path)
     _require_same_shapes(own, state, path)
@@ -189,11 +194,8 @@ def _common_prefix(names: Mapping[str, Any], candidates: tuple[str, ...]) -> str
     return prefix
 
 
-def _unlike(own: Mapping[str, Tensor], state: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
-    """Return all of a layer's own tensors if one of them is missing or of another shape in the file."""
-    ours = {name: tensor for name, tensor in own.items() if name.startswith(layer)}
-    alike = all(name in state and state[name].shape == tensor.shape for name, tensor in ours.items())
-    return {} if alike else ours
+def _of_layer(state: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if name.startswith(f"{layer}.")}
 
 
 def _require_same_names(own: Mapping[str, Any], state: Mapping[str, Any], path: StrPath) -> None:

@@ -166,6 +166,11 @@ class TrainConfig(RunConfig):
     model: str = "resnet20"
     weights: str | None = None
 
+    @property
+    def network(self) -> tuple[str, str | None]:
+        """The network that is trained, and the weights that it starts from."""
+        return self.model, self.weights
+
     def name(self) -> str:
         """Return the name of the default run folder."""
         return _slug("train", self.data, self.model, f"seed{self.seed}")
@@ -240,6 +245,11 @@ class DistillConfig(RunConfig):
         added = plain.pop("with_")
         # Left out where nothing is added, as in the runs from before there was such an option.
         return {**plain, "with": added} if added else plain
+
+    @property
+    def network(self) -> tuple[str, str | None]:
+        """The network that is trained, and the weights that it starts from."""
+        return self.student, self.student_weights
 
     def name(self) -> str:
         """Return the name of the default run folder."""

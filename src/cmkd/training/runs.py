@@ -51,7 +51,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> RunFolder:
         InputError: The options cannot be met.
         Interrupted: The run was asked to stop; the same call goes on.
     """
-    return _run(config, config.model, config.weights, progress=progress)
+    return _run(config, progress=progress)
 
 
 def distill(
@@ -74,13 +74,11 @@ def distill(
         InputError: The options cannot be met.
         Interrupted: The run was asked to stop; the same call goes on.
     """
-    return _run(config, config.student, config.student_weights, progress=progress, on_teacher=on_teacher)
+    return _run(config, progress=progress, on_teacher=on_teacher)
 
 
 def _run(
     config: TrainConfig | DistillConfig,
-    network: str,
-    weights: str | None,
     *,
     progress: bool,
     on_teacher: Callable[[TeacherReport], None] | None = None,
@@ -93,8 +91,6 @@ def _run(
     with processes.watched():
         return _run_together(
             config,
-            network,
-            weights,
             folder,
             accelerator,
             precision,
@@ -106,8 +102,6 @@ def _run(
 
 def _run_together(
     config: TrainConfig | DistillConfig,
-    network: str,
-    weights: str | None,
     folder: RunFolder,
     accelerator: Accelerator,
     precision: str,
@@ -126,7 +120,8 @@ def _run_together(
     with processes.together():
         live_view = open_live(config.tracker, folder) if processes.is_main else None
         torch.manual_seed(2 * config.seed + INIT_STREAM)
-        student, data = open_start(network, weights, data, config)
+        network, _ = config.network
+        student, data = open_start(config, data)
         unused_parameters = processes.count > 1 and models.has_unused_parameters(student, data.image_size)
         student = student.to(device).to(memory_format=torch.channels_last)
         teaching, objective = None, Objective(label_smoothing=config.label_smoothing)

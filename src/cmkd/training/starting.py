@@ -11,22 +11,18 @@ from cmkd import models
 from cmkd.data import ImageData
 from cmkd.errors import InputError
 from cmkd.teachers.opening import run_card, run_folder
-from cmkd.training.config import RunConfig
+from cmkd.training.config import DistillConfig, RunConfig, TrainConfig
 from cmkd.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
 
-def open_start(
-    name: str, weights: str | None, data: ImageData, config: RunConfig
-) -> tuple[nn.Module, ImageData]:
+def open_start(config: TrainConfig | DistillConfig, data: ImageData) -> tuple[nn.Module, ImageData]:
     """Build the network to train.
 
     Args:
-        name: Its name, as `cmkd.models.build` has it.
-        weights: What it starts from: a run folder, a file or `"pretrained"`; None for random weights.
+        config: The run's options.
         data: The data set that it will see.
-        config: The run's options, to tell whether a run folder has been trained on what they hold out.
 
     Returns:
         The network, on the CPU; and the data set, normalised as the network expects it where that is known.
@@ -35,6 +31,7 @@ def open_start(
         InputError: The network cannot be built, its weights cannot be had or are another network's, or it
             does not map these images to their classes.
     """
+    name, weights = config.network
     network = models.build(name, data.num_classes, pretrained=weights == "pretrained")
     models.check_logits(network, f"network {name}", num_classes=data.num_classes, image_size=data.image_size)
     statistics = models.input_statistics(network)
@@ -54,12 +51,7 @@ def _load(network: nn.Module, name: str, file: Path, data: ImageData, *, same_cl
         classifier = models.feature_layers(network, image_size=data.image_size).classifier
     except InputError:
         classifier = None  # not to be told from the other layers, so that all have to be in the file
-    own = {key: value.clone() for key, value in network.state_dict().items() if _is_in(key, classifier)}
-    loaded = models.load_weights(network, file, classifier=classifier)
-    if loaded and not same_classes and own:
-        network.load_state_dict(own, strict=False)
-        loaded = False
-    if not loaded:
+    if not models.load_weights(network, file, classifier=classifier, same_classes=same_classes):
         logger.warning(
             "%s has no classifier for the %d classes of %s: that of %s is new and knows nothing yet",
             file,
@@ -67,10 +59,6 @@ def _load(network: nn.Module, name: str, file: Path, data: ImageData, *, same_cl
             data.name,
             name,
         )
-
-
-def _is_in(key: str, layer: str | None) -> bool:
-    return layer is not None and key.startswith(f"{layer}.")
 
 
 def _warn_of_seen_images(run: Path, config: RunConfig) -> None:

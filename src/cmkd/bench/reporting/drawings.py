@@ -144,11 +144,10 @@ def _by_method(figure: go.Figure, title: str, words: str, found: Sequence[Outcom
     names = [html.escape(outcome.method) for outcome in found]
     figure.update_layout(hovermode="closest")
     figure.update_xaxes(title_text=axis, showgrid=True, nticks=6)
+    short = [_short(outcome.method) for outcome in found]
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1])
-    figure.update_yaxes(
-        tickmode="array", tickvals=names, ticktext=[_short(outcome.method) for outcome in found]
-    )
-    figure.update_yaxes(tickfont_color="var(--ink)", range=[-0.6, len(names) - 0.4])
+    figure.update_yaxes(tickmode="array", tickvals=names, ticktext=short, tickfont_color="var(--ink)")
+    figure.update_yaxes(range=[-0.6, len(names) - 0.4])
     return Panel(title, figure, words, height=4.5 + 1.75 * len(names))
 
 

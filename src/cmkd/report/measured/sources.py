@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,14 +120,15 @@ def find_sources(
 
     found, absent = [], {}
     for index, (label, runs) in enumerate(records.items()):
-        finished = (run for run in runs if run.result is not None)
-        kept = [
+        kept = (
             Source(label, index, run, details)
-            for run in finished
-            if (details := read_details(run.path)) is not None
-        ]
-        if kept:
-            found.append(next((each for each in kept if as_asked(each.details, images, layout)), kept[0]))
+            for run in runs
+            if run.result is not None and (details := read_details(run.path)) is not None
+        )
+        if (first := next(kept, None)) is not None:
+            # The others are read only if the first one is not what was asked for.
+            wanted = (each for each in chain([first], kept) if as_asked(each.details, images, layout))
+            found.append(next(wanted, first))
         else:
             reasons = [problems[run.path] for run in runs if run.path in problems]
             unfinished = all(run.result is None for run in runs)
