@@ -253,13 +253,19 @@ def test_a_folder_that_others_can_write_to_is_not_trusted(tmp_path, monkeypatch)
 
 def test_a_folder_that_others_made_for_the_user_is_trusted(tmp_path, monkeypatch):
     """The index of shards is kept beside the kernels, and may come first."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "deep"))
     before = os.umask(0o002)
     try:
-        compiling.make_cache_folder(tmp_path / "deep" / "cmkd")
+        compiling.make_user_folder()
     finally:
         os.umask(before)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "deep"))
     assert compiling.cache_folder() == tmp_path / "deep" / "cmkd"
+
+
+def test_a_relative_cache_folder_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "somewhere")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert compiling.cache_folder() == tmp_path / ".cache/cmkd"
 
 
 def test_what_is_kept_is_loaded_where_nothing_can_be_written(tmp_path, monkeypatch):

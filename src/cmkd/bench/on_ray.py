@@ -13,6 +13,7 @@ from typing import Any
 from cmkd.bench.child import begin
 from cmkd.bench.runners import Task
 from cmkd.errors import InputError
+from cmkd.libraries import require
 
 _RETRIES = 5  # of a job whose worker died; it goes on from its last checkpoint
 _POLL_SECONDS = 0.5
@@ -32,11 +33,7 @@ class RayRunner:
     """
 
     def __init__(self, address: str | None, slots: int | None, *, gpus: float | None, cpus: float) -> None:
-        try:
-            import ray
-        except ImportError:
-            raise InputError('--runner ray needs Ray: pip install "cmkd[cluster]"') from None
-        self._ray = ray
+        self._ray = ray = require("ray", "cluster")
         try:
             ray.init(
                 address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False

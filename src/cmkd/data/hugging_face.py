@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from cmkd.data.decoding import DamagedImage
 from cmkd.data.stored import ReadOptions, StoredImages, as_image_data
 from cmkd.errors import InputError, unknown_name
 from cmkd.files import at_home
+from cmkd.libraries import require
 
 logger = logging.getLogger(__name__)
 
@@ -103,19 +103,9 @@ def open_hugging_face(name: str, options: ReadOptions) -> ImageData:
     return as_image_data(f"hf:{name}", classes, train, test, options)
 
 
-def _library() -> ModuleType:
-    try:
-        import datasets
-    except ImportError as error:
-        raise InputError(
-            "hf:NAME needs the Hugging Face library: pip install datasets, or pip install 'cmkd[hf]'."
-        ) from error
-    return datasets
-
-
 def _load(name: str) -> dict[str, Any]:
     """Return the parts of a data set by name."""
-    library = _library()
+    library = require("datasets", "hf")
     path = at_home(name)
     config = None
     if not path.exists() and ":" in name:
@@ -139,7 +129,7 @@ def _load(name: str) -> dict[str, Any]:
 def _image_column(name: str, features: Any, given: str | None) -> str:
     if given is not None:
         return _known_column("image", name, features, given)
-    library = _library()
+    library = require("datasets", "hf")
     typed = [column for column, kind in features.items() if isinstance(kind, library.Image)]
     # Parquet files that other programs wrote do not say that their bytes are images.
     found = typed or [column for column, kind in features.items() if _holds_bytes(kind)]
@@ -155,7 +145,7 @@ def _holds_bytes(kind: Any) -> bool:
 def _label_column(name: str, features: Any, given: str | None) -> str:
     if given is not None:
         return _known_column("label", name, features, given)
-    library = _library()
+    library = require("datasets", "hf")
     typed = [column for column, kind in features.items() if isinstance(kind, library.ClassLabel)]
     return _only_one(
         "label", name, features, typed or [column for column in _LABEL_NAMES if column in features]
@@ -193,7 +183,7 @@ def _withheld(labels: Any) -> bool:
 
 
 def _class_names(name: str, kind: Any, labels: Any) -> tuple[str, ...]:
-    if isinstance(kind, _library().ClassLabel):
+    if isinstance(kind, require("datasets", "hf").ClassLabel):
         return tuple(kind.names)
     values = [value for value in labels.unique().to_pylist() if value is not None]
     if all(isinstance(value, str) for value in values):
@@ -224,7 +214,7 @@ def _images(
                 f"{found}, the first is row {missing[0]}. Remove them, or take --bad_images skip."
             )
         logger.warning("left out: %s.", found)
-    library = _library()
+    library = require("datasets", "hf")
     table = table.select_columns([column])
     if isinstance(table.features[column], library.Image):
         table = table.cast_column(column, library.Image(decode=False))

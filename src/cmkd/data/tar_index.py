@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from cmkd.kernels.compiling import make_cache_folder
+from cmkd.kernels.compiling import make_user_folder
 
 logger = logging.getLogger(__name__)
 
@@ -48,15 +48,22 @@ def read_index(shards: Sequence[Path]) -> np.ndarray:
     Raises:
         OSError: A shard cannot be opened.
     """
-    file = _cache_file(shards)
-    kept = _load(file)
+    name = _file_name(shards)
+    try:
+        folder = make_user_folder() / "shards"
+        folder.mkdir(exist_ok=True)
+    except (OSError, RuntimeError) as error:  # no room, or no home
+        folder = None
+        logger.warning("cannot keep the index of the shards (%s); it is not reused.", error)
+    kept = None if folder is None else _load(folder / name)
     if kept is not None:
         return kept
     logger.info("indexing %d shards, once", len(shards))
     rows = np.concatenate(
         [np.fromiter(_rows(number, shard), dtype=ROW) for number, shard in enumerate(shards)]
     )
-    _save(file, rows)
+    if folder is not None:
+        _save(folder / name, rows)
     return rows
 
 
@@ -162,13 +169,13 @@ class _Sample:
         return label if isinstance(label, int) and 0 <= label < 2**31 else -1
 
 
-def _cache_file(shards: Sequence[Path]) -> Path:
+def _file_name(shards: Sequence[Path]) -> str:
+    """Return the name of the file that keeps their index as long as they do not change."""
     digest = hashlib.sha256(str(_VERSION).encode())
     for shard in shards:
         stat = shard.stat()
         digest.update(os.fsencode(f"{shard.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0"))
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "cmkd" / "shards" / f"{digest.hexdigest()[:32]}.npy"
+    return f"{digest.hexdigest()[:32]}.npy"
 
 
 def _load(file: Path) -> np.ndarray | None:
@@ -183,8 +190,6 @@ def _save(file: Path, rows: np.ndarray) -> None:
     """Keep the index, whole or not at all; without a place for it, it is built again next time."""
     temporary = None
     try:
-        make_cache_folder(file.parent.parent)
-        file.parent.mkdir(exist_ok=True)
         # A name of its own: several processes may index the same shards at once.
         with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as out:
             temporary = Path(out.name)

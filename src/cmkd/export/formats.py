@@ -17,7 +17,7 @@ from torch.jit._trace import TracerWarning
 from cmkd.data.pixels import scale_and_shift
 from cmkd.errors import InputError
 from cmkd.export.card import MARK, Card
-from cmkd.export.libraries import require
+from cmkd.libraries import require
 
 Format = Literal["onnx", "torchscript", "safetensors", "exported-program"]
 
@@ -123,11 +123,11 @@ def set_onnx_card(model: Any, card: Card) -> None:
 
 
 def _onnx(module: nn.Module, example: Tensor, card: Card) -> bytes:
-    onnx = require("onnx")
-    require("onnxruntime")  # which the result is checked with
+    onnx = require("onnx", "export")
+    require("onnxruntime", "export")  # which the result is checked with
     names: dict[str, Any] = {"input_names": [_INPUT], "output_names": [_OUTPUT]}
     if torch.__version__ >= torch.torch_version.TorchVersion(".".join(map(str, _ONNX_BY_PROGRAM))):
-        require("onnxscript")
+        require("onnxscript", "export")
         program = torch.onnx.export(
             module, (example,), dynamo=True, dynamic_shapes=({0: _batch()},), verbose=False, **names
         )

@@ -20,8 +20,8 @@ from cmkd import models
 from cmkd.errors import InputError
 from cmkd.export.card import MARK, Card
 from cmkd.export.formats import EXTRA_FILE, SUFFIXES, Format
-from cmkd.export.libraries import require
 from cmkd.files import at_home
+from cmkd.libraries import require
 from cmkd.teachers.opening import load_run_network
 
 #: Parts of an exported program that PyTorch would unpickle, or load as a library of machine code.
@@ -112,7 +112,7 @@ def from_bytes(content: bytes, form: Format, where: str, *, threads: int = 0) ->
 
 
 def _onnx(content: bytes, where: str, threads: int) -> Model:
-    runtime = require("onnxruntime")
+    runtime = require("onnxruntime", "export")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors; it has opinions on every graph

@@ -16,7 +16,7 @@ from torch import Tensor
 from cmkd.errors import InputError
 from cmkd.export.card import Card
 from cmkd.export.formats import set_onnx_card
-from cmkd.export.libraries import require
+from cmkd.libraries import require
 
 
 def quantize(content: bytes, card: Card, calibration: Sequence[Tensor] | None) -> bytes:
@@ -38,7 +38,7 @@ def quantize(content: bytes, card: Card, calibration: Sequence[Tensor] | None) -
     Raises:
         InputError: The quantiser fails, or its library is missing.
     """
-    onnx, tool = require("onnx"), require("onnxruntime.quantization")
+    onnx, tool = require("onnx", "export"), require("onnxruntime.quantization", "export")
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,8 @@ from cmkd import models
 from cmkd.errors import InputError
 from cmkd.export.card import Card
 from cmkd.files import at_home
-from cmkd.hub.library import is_repository, require_hub, told
+from cmkd.hub.client import is_repository, told
+from cmkd.libraries import require
 from cmkd.teachers.opening import run_card
 
 #: What a network consists of.
@@ -99,7 +100,7 @@ def download(
     repo = name.removeprefix("hf:")
     if not is_repository(repo):
         raise InputError(f"{name}: there is no such folder, and on the hub names read like user/name.")
-    hub = require_hub()
+    hub = require("huggingface_hub", "hub")
     with told(
         f"fetch {repo} from the hub, and there is no folder of that name",
         "Look at the name, and for a private one log in with `hf auth login`; without a network, download it "

@@ -14,8 +14,9 @@ from cmkd.errors import InputError
 from cmkd.export.card import Card
 from cmkd.files import at_home
 from cmkd.hub.cards import FILE, MARK, figures, write_model_card
-from cmkd.hub.library import is_repository, require_hub, told
+from cmkd.hub.client import is_repository, told
 from cmkd.hub.loading import CARD, WEIGHTS
+from cmkd.libraries import require
 from cmkd.report.setting import shown
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def push_to_hub(
     if not is_repository(repo):
         raise InputError(f"{repo!r} is no name of a repository on the hub; it has to read like user/name.")
     Card.of_run(path)
-    hub = require_hub()
+    hub = require("huggingface_hub", "hub")
     api = hub.HfApi(token=token, library_name="cmkd", library_version=__version__)
     with told("tell who is logged in to the hub", "Log in with `hf auth login`, or set HF_TOKEN."):
         api.whoami()

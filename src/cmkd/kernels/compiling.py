@@ -108,9 +108,7 @@ def _run(command: list[str]) -> None:
 def cache_folder() -> Path | None:
     """Return the folder that compiled kernels are kept in, or None if there is none to be trusted."""
     try:
-        base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        folder = (base if base.is_absolute() else Path.home() / ".cache") / "cmkd"
-        make_cache_folder(folder)
+        folder = make_user_folder()
         # What is loaded from here runs: it must be ours, and nobody else's to write.
         if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
             return None
@@ -119,9 +117,20 @@ def cache_folder() -> Path | None:
     return folder
 
 
-def make_cache_folder(folder: Path) -> None:
-    """Make the folder of all that is kept for a user, for nobody else to write to: else it is not trusted."""
+def make_user_folder() -> Path:
+    """Return the folder of all that is kept for a user, made if need be.
+
+    Nobody else may write to it, or what is compiled there is not trusted. `XDG_CACHE_HOME` counts if it is
+    absolute, as its specification says.
+
+    Raises:
+        OSError: It cannot be made.
+        RuntimeError: There is no home folder.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    folder = (base if base.is_absolute() else Path.home() / ".cache") / "cmkd"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
 
 
 def _fingerprint(flags: tuple[str, ...]) -> str:

@@ -1,24 +1,14 @@
-"""The client of the Hugging Face hub, imported when it is used; what it raises, as errors to act on."""
+"""Names of repositories on the Hugging Face hub; what its client raises, as errors to act on."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from cmkd.errors import InputError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
-def require_hub() -> Any:
-    """Return `huggingface_hub`, or raise `InputError` with the command that installs it."""
-    try:
-        return importlib.import_module("huggingface_hub")
-    except ImportError:
-        raise InputError('huggingface_hub is not installed; run: pip install "cmkd[hub]"') from None
 
 
 def is_repository(name: str) -> bool:
