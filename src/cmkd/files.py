@@ -1,11 +1,13 @@
-"""Writing a file whole or not at all, and keeping others out of a folder."""
+"""Reading JSON, writing a file whole or not at all, and keeping others out of a folder."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from cmkd.errors import InputError
 
@@ -30,6 +32,27 @@ def public_name(name: str) -> str:
     if not Path(where).is_absolute() or where.startswith("//"):  # a URL
         return name
     return f"{kind}{colon}{Path('…', *Path(where).parts[-2:])}"
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """Return the content of a JSON file, which has to be an object; None if there is no such file.
+
+    Raises:
+        InputError: It cannot be read, is not JSON, or holds something else than an object.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {os.strerror(error.errno or 0)}.") from None
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise InputError(
+            f"{file} is not valid JSON ({error}); remove it, or put back what was there."
+        ) from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file} does not hold an object; remove it, or put back what was there.")
+    return content
 
 
 def write_atomic(path: Path, content: str | bytes) -> Path:

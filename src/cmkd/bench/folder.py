@@ -20,7 +20,7 @@ import yaml
 
 from cmkd.bench.plan import Job, Plan
 from cmkd.errors import InputError
-from cmkd.files import held, write_atomic
+from cmkd.files import held, read_json, write_atomic
 from cmkd.teachers.cache_format import MANIFEST, read_manifest
 from cmkd.training.building import build_objective
 from cmkd.training.cache_config import CacheConfig
@@ -176,12 +176,7 @@ class GridFolder:
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the content of one of the grid's JSON files; an empty dictionary if there is none."""
-        try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise InputError(f"{self.path / name} is not valid JSON ({error}); remove it.") from None
+        return read_json(self.path / name) or {}
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write one of the grid's JSON files atomically."""

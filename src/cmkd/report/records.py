@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cmkd.errors import InputError
+from cmkd.files import read_json
 
 if TYPE_CHECKING:
     from cmkd.training import RunFolder
@@ -89,9 +90,6 @@ def read_run(run: RunFolder | str | os.PathLike[str]) -> Record:
     path = folder.path
     config = folder.read_config()
 
-    def optional(name: str) -> dict[str, Any] | None:
-        return folder.read_json(name) if (path / name).exists() else None
-
     try:
         epochs = folder.read_metrics()
     except json.JSONDecodeError as error:
@@ -102,10 +100,10 @@ def read_run(run: RunFolder | str | os.PathLike[str]) -> Record:
     return Record(
         path,
         config,
-        optional("environment.json") or {},
-        optional("teacher.json"),
+        read_json(path / "environment.json") or {},
+        read_json(path / "teacher.json"),
         epochs,
-        optional("result.json"),
+        read_json(path / "result.json"),
     )
 
 

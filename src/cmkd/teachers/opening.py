@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +14,7 @@ from torch import nn
 from cmkd import models
 from cmkd.data import ImageData
 from cmkd.errors import InputError
-from cmkd.files import at_home
+from cmkd.files import at_home, read_json
 from cmkd.teachers.live import LiveTeacher
 
 #: The teacher of `cmkd demo`, a run folder like any other.
@@ -174,16 +172,9 @@ def run_card(run: Path) -> dict[str, Any]:
     file = run / "model.json"
     if run.is_file():
         raise InputError(f"{run} is a file; give the folder of a finished run.")
-    try:
-        card = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{run} is no finished run: it has no model.json.") from None
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {os.strerror(error.errno or 0)}.") from None
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise InputError(f"{file} is not valid JSON: {error}.") from None
-    if not isinstance(card, dict):
-        raise InputError(f"{file} has no entries; it was not written by cmkd.")
+    card = read_json(file)
+    if card is None:
+        raise InputError(f"{run} is no finished run: it has no model.json.")
     missing = {"network", "num_classes", "mean", "std"} - card.keys()
     if missing:
         raise InputError(f"{file} lacks {', '.join(sorted(missing))}; it was not written by cmkd.")

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from cmkd.errors import InputError
-from cmkd.files import at_home, held, write_atomic
+from cmkd.files import at_home, held, read_json, write_atomic
 from cmkd.training.config import EXECUTION_OPTIONS
 
 STATE = "state/checkpoint.pt"
@@ -227,13 +227,10 @@ class RunFolder:
         Raises:
             InputError: The file does not exist or is not JSON.
         """
-        file = self.path / name
-        try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{self.path} is no finished run: it has no {name}.") from None
-        except json.JSONDecodeError as error:
-            raise InputError(f"{file} is not valid JSON: {error}.") from None
+        content = read_json(self.path / name)
+        if content is None:
+            raise InputError(f"{self.path} is no finished run: it has no {name}.")
+        return content
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write one of the folder's JSON files atomically."""

@@ -12,8 +12,9 @@ from cmkd.bench import published
 from cmkd.bench.names import safe
 from cmkd.bench.published import Figure
 from cmkd.bench.reporting.budget import differing, refuse_unlike, unlike_hardware
-from cmkd.bench.reporting.results import Cell, Grid, read_json
+from cmkd.bench.reporting.results import Cell, Grid
 from cmkd.errors import InputError
+from cmkd.files import read_json
 from cmkd.report.records import Record
 from cmkd.report.statistics import Sample, paired_difference
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cmkd.errors import InputError
+from cmkd.files import read_json
 from cmkd.report.records import Record, read_run
 
 VERSION = 1
@@ -167,16 +167,3 @@ def _state(name: str, record: Record | None, trouble: str, failures: Mapping[str
     if record is not None:
         return "unfinished", f"{len(record.epochs)} of {record.config.get('epochs')} epochs"
     return "missing", ""
-
-
-def read_json(file: Path) -> dict[str, Any] | None:
-    """Return the content of a JSON file; None if it does not exist."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not valid JSON: {error}.") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file} does not hold an object; run `cmkd bench` again.")
-    return content
