@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 
@@ -72,8 +73,8 @@ def test_trials_and_the_choice_are_in_the_report(root):
     report_grid(root)
     text = (root / "table.md").read_text(encoding="utf-8")
     chosen = json.loads((root / "tuned.json").read_text())["methods"]["KD"]["options"]["loss"]["temperature"]
-    assert "KD: 2 trials (temperature 2: " in text
-    assert f"chosen temperature {chosen}" in text
+    assert f"KD: 2 trials, chosen temperature {chosen}" in text
+    assert re.search(rf"\| temperature {chosen}: [0-9.]+ \(chosen\) ", text)
     assert "no trials: CE, CMKD, wild" in text
     assert "trials alone had epochs 1" in text
 

@@ -1,9 +1,10 @@
+import copy
 import json
 
 import pytest
 
 from cmkd.bench.reporting.results import read_grid
-from cmkd.bench.reporting.tuning import tuning
+from cmkd.bench.reporting.tuning import trial_rows, tuning
 from tests.bench.grids import PAIR, write_grid
 
 TUNED = {
@@ -42,9 +43,22 @@ def tuned_grid(root, trials, tuned=TUNED):
 def test_trials_their_scores_and_the_choice_are_told(tmp_path):
     assert tuning(tuned_grid(tmp_path / "grid", {"KD": 2, "CMKD": 2})) == (
         "on the validation part alone, resnet56 → resnet20, seeds 100, 101, accuracy of the last epoch; "
-        "trials alone had epochs 2; KD: 2 trials (tau 2: 50.00 %, tau 4: 52.34 %), chosen tau 4; "
+        "trials alone had epochs 2; KD: 2 trials, chosen tau 4; "
         "CMKD: 2 trials, not all finished; no trials: CE"
     )
+
+
+def test_every_trial_has_its_score(tmp_path):
+    tuned = copy.deepcopy(TUNED)
+    tuned["methods"]["CMKD"] = {
+        "trials": [{"trial": 0, "options": {"loss": {"alpha": 8}}, "accuracy": 0.6, "accuracies": {}}],
+        "chosen": 0,
+        "options": {"loss": {"alpha": 8}},
+    }
+    assert trial_rows(tuned_grid(tmp_path / "grid", {"KD": 2, "CMKD": 1}, tuned)) == [
+        {"method": "KD", "trial 1": "tau 2: 50.00", "trial 2": "tau 4: 52.34 (chosen)"},
+        {"method": "CMKD", "trial 1": "alpha 8: 60.00 (chosen)", "trial 2": "–"},
+    ]
 
 
 def test_unequal_numbers_of_trials_are_told(tmp_path):
@@ -59,4 +73,6 @@ def test_trials_that_have_not_begun_are_told(tmp_path, tuned):
 
 
 def test_a_grid_without_trials_says_so(tmp_path):
-    assert tuning(tuned_grid(tmp_path / "grid", {}, None)).startswith("None: every method has the options")
+    grid = tuned_grid(tmp_path / "grid", {}, None)
+    assert tuning(grid).startswith("None: every method has the options")
+    assert trial_rows(grid) == []

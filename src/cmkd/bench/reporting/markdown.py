@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cmkd.bench.reporting.comparing import Outcome, Pair, best_on_test
 from cmkd.bench.reporting.results import Cell
+from cmkd.bench.reporting.tuning import TRIALS
 from cmkd.bench.reporting.wording import (
     OVERVIEW,
     duration,
@@ -43,7 +44,14 @@ def _name(cell: Cell) -> str:
     return f"{escaped(cell.method)}, seed {cell.seed}:"
 
 
-def document(title: str, lead: str, pairs: Sequence[Pair], setting: Mapping[str, str], out: Path) -> str:
+def document(
+    title: str,
+    lead: str,
+    pairs: Sequence[Pair],
+    setting: Mapping[str, str],
+    trials: Sequence[Mapping[str, str]],
+    out: Path,
+) -> str:
     """Return the whole report.
 
     Args:
@@ -51,14 +59,19 @@ def document(title: str, lead: str, pairs: Sequence[Pair], setting: Mapping[str,
         lead: The paragraph below it.
         pairs: The pairs.
         setting: How it was measured: topic -> text.
+        trials: Rows of the table of trials.
         out: The folder that it is written to, from which links lead to the cells.
     """
     measured = "\n".join(f"- **{escaped(topic)}:** {escaped(text)}" for topic, text in setting.items())
     cells = "\n\n".join(f"### {escaped(pair.name)}\n\n{_cells(pair, out)}" for pair in pairs)
     return (
         f"# {escaped(title)}\n\n{escaped(lead)}\n\n{pair_tables(pairs)}\n\n## How it was measured\n\n"
-        f"{measured}\n\n## Cells\n\n{cells}\n"
+        f"{measured}\n\n{_tuning(trials)}## Cells\n\n{cells}\n"
     )
+
+
+def _tuning(trials: Sequence[Mapping[str, str]]) -> str:
+    return f"## Tuning\n\n{aligned(_escaped(trials))}\n\n{TRIALS}\n\n" if trials else ""
 
 
 def _cells(pair: Pair, out: Path) -> str:

@@ -10,6 +10,7 @@ from cmkd.bench.reporting.comparing import Pair
 from cmkd.bench.reporting.drawings import drawings
 from cmkd.bench.reporting.markdown import cell_row
 from cmkd.bench.reporting.results import Cell
+from cmkd.bench.reporting.tuning import TRIALS
 from cmkd.bench.reporting.wording import OVERVIEW, links, overview, remarks, rows, trouble, unfinished
 from cmkd.report.document import Document, marker, write_document
 from cmkd.report.table import ABSENT
@@ -25,6 +26,7 @@ def write_page(
     pairs: Sequence[Pair],
     methods: Sequence[str],
     setting: Mapping[str, str],
+    trials: Sequence[Mapping[str, str]],
 ) -> Path:
     """Write the page.
 
@@ -35,6 +37,7 @@ def write_page(
         pairs: The pairs of the grid.
         methods: Its methods, in order.
         setting: How it was measured: topic -> text.
+        trials: Rows of the table of trials.
 
     Returns:
         The file.
@@ -54,7 +57,7 @@ def write_page(
             labels=methods,
             setting=setting,
             details_title="Cells",
-            details="\n".join(_cells(pair, out.parent) for pair in pairs),
+            details="\n".join([*(_cells(pair, out.parent) for pair in pairs), *_tuning(trials)]),
         ),
     )
 
@@ -115,6 +118,13 @@ def _cells(pair: Pair, out: Path) -> str:
     body = [_row(row, last=f'<td data-heading="files">{_links(cell, out)}</td>') for cell, row in cells]
     headings = {**cells[0][1], "files": ""}
     return f"<details><summary>{html.escape(pair.name)}</summary>\n{_table(headings, body)}</details>"
+
+
+def _tuning(trials: Sequence[Mapping[str, str]]) -> list[str]:
+    if not trials:
+        return []
+    table = _table(trials[0], [_row(row) for row in trials])
+    return [f'<h2>Tuning</h2>\n{table}\n<p class="note">{html.escape(TRIALS)}</p>']
 
 
 def _links(cell: Cell, out: Path) -> str:

@@ -1,4 +1,4 @@
-"""How the methods of a grid were tuned, in words."""
+"""How the methods of a grid were tuned: in words, and what each trial reached."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import Any
 from cmkd.bench.reporting.results import Grid
 from cmkd.report.records import count
 from cmkd.report.setting import shown
+from cmkd.report.table import ABSENT
+
+#: What the cells of `trial_rows` say.
+TRIALS = "What each trial had of its own, and its accuracy on the validation part in percent."
 
 
 def tuning(grid: Grid) -> str:
-    """Return which methods were tuned, on what, by how many trials, what these reached, what was chosen."""
+    """Return which methods were tuned, on what, by how many trials, and what was chosen."""
     planned: dict[str, set[int]] = {}
     for trial in grid.trials:
         planned.setdefault(trial["method"], set()).add(trial["trial"])
@@ -37,10 +41,27 @@ def tuning(grid: Grid) -> str:
 def _method(method: str, trials: int, decided: Mapping[str, Any] | None) -> str:
     if decided is None:
         return f"{method}: {count(trials, 'trial')}, not all finished"
-    reached = ", ".join(
-        f"{_flat(trial['options'])}: {100 * trial['accuracy']:.2f} %" for trial in decided["trials"]
-    )
-    return f"{method}: {count(trials, 'trial')} ({reached}), chosen {_flat(decided['options'])}"
+    return f"{method}: {count(trials, 'trial')}, chosen {_flat(decided['options'])}"
+
+
+def trial_rows(grid: Grid) -> list[dict[str, str]]:
+    """Return a row per method that was tuned, heading -> text: its trials, each with what it reached.
+
+    The methods of which not all trials have finished are not among them.
+    """
+    decided = (grid.tuned or {}).get("methods", {})
+    tuned = {method: decided[method] for method in grid.methods if method in decided}
+    most = max((len(each["trials"]) for each in tuned.values()), default=0)
+    rows = []
+    for method, each in tuned.items():
+        told = [_trial(trial, chosen=trial["trial"] == each["chosen"]) for trial in each["trials"]]
+        told += [ABSENT] * (most - len(told))
+        rows.append({"method": method} | {f"trial {number}": text for number, text in enumerate(told, 1)})
+    return rows
+
+
+def _trial(trial: Mapping[str, Any], *, chosen: bool) -> str:
+    return f"{_flat(trial['options'])}: {100 * trial['accuracy']:.2f}{' (chosen)' if chosen else ''}"
 
 
 def _flat(options: Mapping[str, Any]) -> str:

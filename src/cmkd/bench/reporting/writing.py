@@ -10,6 +10,7 @@ from cmkd.bench.reporting.comparing import compare
 from cmkd.bench.reporting.heading import heading
 from cmkd.bench.reporting.page import write_page
 from cmkd.bench.reporting.results import read_grid
+from cmkd.bench.reporting.tuning import trial_rows
 from cmkd.bench.reporting.wording import tally
 from cmkd.errors import InputError
 from cmkd.files import write_atomic
@@ -60,17 +61,18 @@ def report_grid(
     grid = read_grid(path)
     pairs = compare(grid, baseline)
     setting = heading(grid, pairs)
+    trials = trial_rows(grid)
     title = title or grid.name
     lead = (
         f"{count(len(pairs), 'pair')} of teacher and student, {count(len(grid.methods), 'method')}: "
         f"{tally(grid.cells)}. Scores are of the last epoch."
     )
     contents = {
-        "table.md": markdown.document(title, lead, pairs, setting, target),
+        "table.md": markdown.document(title, lead, pairs, setting, trials, target),
         "table.csv": spreadsheets.cells_csv(pairs, target),
         "summary.csv": spreadsheets.summary_csv(pairs),
         "table.tex": latex.document(pairs, setting),
     }
-    page = write_page(target / "report.html", title, lead, pairs, grid.methods, setting)
+    page = write_page(target / "report.html", title, lead, pairs, grid.methods, setting, trials)
     files = [write_atomic(target / name, content) for name, content in contents.items()]
     return GridReport(lead, markdown.pair_tables(pairs), [page, *files])
