@@ -193,6 +193,7 @@ def _report(options: ReportOptions) -> None:
         found = report_grid(grids[0], options.out, title=options.title, baseline=options.baseline)
         print(f"{found.lead}\n\n{found.tables}\n\nreport: {found.files[0]}")
         print(f"tables: {', '.join(str(file) for file in found.files[1:])}")
+        print(f"figures: {found.figures}")
         print(f"for figures that need the networks: {cells}")
         return
     if options.baseline is not None:

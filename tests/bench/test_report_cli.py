@@ -22,6 +22,12 @@ def test_a_grid_is_recognised_and_reported_into_its_folder(grid, capsys):
     assert {"report.html", "table.md", "table.csv", "summary.csv", "table.tex"} <= {
         file.name for file in grid.iterdir()
     }
+    assert f"figures: {grid / 'figures'}" in said
+    assert {file.name for file in (grid / "figures").iterdir()} == {
+        f"{name}.{suffix}"
+        for name in ("test-accuracy", "difference-to-kd", "accuracy-over-the-epochs")
+        for suffix in ("svg", "pdf", "png")
+    }
 
 
 def test_another_method_to_compare_with(grid, tmp_path, capsys):

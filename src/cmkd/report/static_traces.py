@@ -66,11 +66,12 @@ def draw(axes: Axes, figure: go.Figure, *, key: bool) -> None:
     if 1 < len(labels) <= MOST_NAMES and (key or figure.layout.showlegend):
         # Among many points or names there is no room for it, and looking for some takes long.
         dense = len(labels) > 8 or sum(len(trace.x) for trace in figure.data) > 500
-        where: dict[str, Any] = {"ncols": 2 if len(labels) > 3 else 1, "fontsize": 7}
+        style: dict[str, Any] = {"labelcolor": INK, "frameon": False}
         if dense:
-            where = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.02), "ncols": 3, "fontsize": 6}
-            where |= {"columnspacing": 0.8, "handletextpad": 0.2}
-        axes.legend(handles, labels, labelcolor=INK, frameon=False, **where)
+            style |= {"ncols": 3, "fontsize": 6, "columnspacing": 0.8, "handletextpad": 0.2}
+            axes.figure.legend(handles, labels, loc="outside lower center", **style)
+        else:
+            axes.legend(handles, labels, ncols=2 if len(labels) > 3 else 1, fontsize=7, **style)
 
 
 class _Places:

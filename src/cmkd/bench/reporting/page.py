@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cmkd.bench.reporting.comparing import Pair
-from cmkd.bench.reporting.drawings import drawings
 from cmkd.bench.reporting.markdown import cell_row
 from cmkd.bench.reporting.results import Cell
 from cmkd.bench.reporting.tuning import TRIALS
 from cmkd.bench.reporting.wording import OVERVIEW, links, overview, remarks, rows, trouble, unfinished
 from cmkd.report.document import Document, marker, write_document
+from cmkd.report.sections import Section
 from cmkd.report.table import ABSENT
 
 #: Columns whose text may be broken into lines.
@@ -25,6 +25,7 @@ def write_page(
     lead: str,
     pairs: Sequence[Pair],
     methods: Sequence[str],
+    drawn: Sequence[Section],
     setting: Mapping[str, str],
     trials: Sequence[Mapping[str, str]],
 ) -> Path:
@@ -36,6 +37,7 @@ def write_page(
         lead: The paragraph below it.
         pairs: The pairs of the grid.
         methods: Its methods, in order.
+        drawn: Its figures.
         setting: How it was measured: topic -> text.
         trials: Rows of the table of trials.
 
@@ -53,7 +55,7 @@ def write_page(
             summary="\n".join(
                 [*_overview(pairs, methods), *(_pair(pair, methods, out.parent) for pair in pairs)]
             ),
-            sections=drawings(pairs, methods),
+            sections=drawn,
             labels=methods,
             setting=setting,
             details_title="Cells",

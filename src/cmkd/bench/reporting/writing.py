@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cmkd.bench.reporting import latex, markdown, spreadsheets
 from cmkd.bench.reporting.comparing import compare
+from cmkd.bench.reporting.drawings import drawings
 from cmkd.bench.reporting.heading import heading
 from cmkd.bench.reporting.page import write_page
 from cmkd.bench.reporting.results import read_grid
@@ -15,6 +16,7 @@ from cmkd.bench.reporting.wording import tally
 from cmkd.errors import InputError
 from cmkd.files import write_atomic
 from cmkd.report.records import count
+from cmkd.report.static import save_figures
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,13 @@ class GridReport:
         lead: What was run, in a sentence.
         tables: The tables of all pairs, as Markdown.
         files: The files that were written, the page first.
+        figures: The folder of the figures as files.
     """
 
     lead: str
     tables: str
     files: list[Path]
+    figures: Path
 
 
 def report_grid(
@@ -73,6 +77,9 @@ def report_grid(
         "summary.csv": spreadsheets.summary_csv(pairs),
         "table.tex": latex.document(pairs, setting),
     }
-    page = write_page(target / "report.html", title, lead, pairs, grid.methods, setting, trials)
+    drawn = drawings(pairs, grid.methods)
+    page = write_page(target / "report.html", title, lead, pairs, grid.methods, drawn, setting, trials)
     files = [write_atomic(target / name, content) for name, content in contents.items()]
-    return GridReport(lead, markdown.pair_tables(pairs), [page, *files])
+    figures = target / "figures"
+    save_figures(figures, drawn)
+    return GridReport(lead, markdown.pair_tables(pairs), [page, *files], figures)
