@@ -1,5 +1,10 @@
+import os
 import sys
 from pathlib import Path
+
+# Two test processes share two cores; more threads than that only wait for each other. For what has a number
+# of its own (BLAS, OpenMP) and for the processes that tests start; read when these libraries are loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -9,7 +14,6 @@ TESTS = Path(__file__).parent
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """Two test processes share two cores; more threads than that only wait for each other."""
     torch.set_num_threads(1)
 
 

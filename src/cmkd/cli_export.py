@@ -32,7 +32,10 @@ def print_exported(found: Exported) -> None:
         f"{same.agreement:.1%} get the same class"
     )
     if quantized := found.quantized:
-        print(f"int8, {quantized['calibration']}: {quantized['agreement']:.1%} of those get the same class")
+        print(
+            f"int8, {quantized['calibration']}; {quantized['agreement']:.1%} of the {same.images} images "
+            "above get the same class"
+        )
         if "accuracy" in quantized:
             print(
                 f"accuracy on the {quantized['images']:,} {found.checked_on}: "

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from cmkd import launcher
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cmkd.bench.estimate import Estimate
     from cmkd.bench.running import Outcome
     from cmkd.teachers import TeacherReport
@@ -108,7 +110,9 @@ def print_result(folder: RunFolder) -> None:
         part, title = "test", f"test, {result['images']} images"
     else:
         part, title = "last_validation", "validation, last epoch"
-    print_scores(title, {**result, "student": result.get(part, {})})
+    # Only what has a teacher is a student.
+    name = "student" if (folder.path / "teacher.json").exists() else "network"
+    print_scores(title, {**result, name: result.get(part, {})}, [name, "teacher"])
     report = write_report(folder.path / "report.html", group_runs([folder.path]), title=folder.path.name)
     card = write_model_card(folder.path)
     print(f"run folder: {folder.path}\nreport: {report}\nmodel card: {card}")
@@ -138,9 +142,9 @@ SCORES = (
 )
 
 
-def print_scores(title: str, scores: dict[str, Any]) -> None:
-    """Print scores of student and teacher, and what the student costs."""
-    networks = [name for name in ("student", "teacher") if name in scores]
+def print_scores(title: str, scores: dict[str, Any], networks: Sequence[str]) -> None:
+    """Print the scores of some networks, and what the first one costs."""
+    networks = [name for name in networks if name in scores]
     rows = [
         [heading, *(form.format(scores[name][key]) if key in scores[name] else "" for name in networks)]
         for key, heading, form in SCORES

@@ -132,7 +132,7 @@ def _compare(reference: Model, exported: Model, samples: Samples, calibration: A
     found: dict[str, Any] = {
         "calibration": "dynamic: no images of the run were at hand"
         if calibration is None
-        else f"static: {sum(map(len, calibration))} training images",
+        else f"static: ranges measured on {sum(map(len, calibration))} training images",
         "agreement": parity(reference, exported, samples.few()).agreement,
     }
     if samples.part is not None:

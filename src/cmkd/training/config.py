@@ -29,7 +29,8 @@ class RunConfig:
         image_column: Column that has the images, for `hf:NAME`; found by its type by default.
         label_column: Column that has the labels, for `hf:NAME`; found by its type by default.
         validation: Share of the training images held out for validation (stratified, seeded); 0 for none.
-        augment: Augmentation of the training images; the data set's own by default.
+        augment: Augmentation of the training images: `none`, `flip`, `crop_flip` or `resized_crop_flip`; the
+            data set's own by default.
         label_noise: Share of the training labels that are replaced by a random other class, to see what a
             method makes of them; validation and test labels stay. None by default.
         test: When to judge the network on the test set: once at the end by default, after `each` epoch as
