@@ -91,13 +91,18 @@ def test_histograms_are_shares_with_mean_and_spread(tmp_path):
     first, last = [0] * 20, [0] * 20
     first[0] = 10  # everything at 0.025
     last[4] = last[15] = 30  # half at 0.225, half at 0.775: mean 0.5, standard deviation 0.275
-    rewrite_rows(run, lambda row: row["histograms"].update(weight=first if row["epoch"] == 1 else last))
+
+    def rewrite(row):
+        row["histograms"].update(weight=first if row["epoch"] == 1 else last)
+        row["train"].update(weight=0.04 if row["epoch"] == 1 else 0.5)
+
+    rewrite_rows(run, rewrite)
     panel = distribution("w", "CMKD", read_groups({"CMKD": [run]}), "weight", absent="")
     bars, outline = panel.figure.data
     assert sum(bars.y) == pytest.approx(1)
     assert (bars.y[4], bars.y[15], outline.y[0]) == (0.5, 0.5, 1.0)
     assert panel.words == (
-        "Epoch 1: mean 0.025, standard deviation 0.000; Epoch 2: mean 0.500, standard deviation 0.275."
+        "Epoch 1: mean 0.040, standard deviation 0.000; Epoch 2: mean 0.500, standard deviation 0.275."
     )
 
 

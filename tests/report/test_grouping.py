@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import yaml
 
@@ -49,6 +51,20 @@ def test_an_option_of_the_loss_does_not_hide_one_of_the_run(tmp_path):
         run_folder(tmp_path, "b", loss={"name": "Own", "decay": 1}, decay=0.5),
     ]
     assert len(group_runs(runs)) == 2
+
+
+def test_cells_have_the_names_of_their_grid(tmp_path):
+    cells = []
+    for method, seed, loss in (("mine", 0, "CMKD"), ("mine", 1, "CMKD"), ("with words", 0, "KD")):
+        folder = f"cells/pair/{method}/seed{seed}"
+        (tmp_path / folder).parent.mkdir(parents=True, exist_ok=True)
+        run_folder(tmp_path, folder, seed=seed, loss={"name": loss})
+        cells.append({"folder": folder, "method": method})
+    (tmp_path / "grid.json").write_text(json.dumps({"cells": cells}))
+    runs = [tmp_path / cell["folder"] for cell in cells]
+    assert names(group_runs(runs)) == {"mine": ["seed0", "seed1"], "with words": ["seed0"]}
+    (tmp_path / "grid.json").write_text("[1]")
+    assert list(group_runs(runs)) == ["CMKD", "KD"]
 
 
 def test_another_teacher_is_another_group(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from cmkd.report.figures import Panel, canvas
@@ -20,14 +21,17 @@ def distribution(title: str, label: str, records: Records, key: str, *, absent: 
         absent: What to say if no sample was counted.
 
     Returns:
-        The panel; its words give mean and standard deviation, taken from the middles of the bins.
+        The panel; its words give the mean, as the run took it, and the standard deviation, from the middles
+        of the bins.
     """
     counts: dict[int, list[int]] = {}
+    means: dict[int, list[float]] = {}
     for run in records[label]:
         for row in run.epochs:
             if found := row.get("histograms", {}).get(key):
                 before = counts.get(row["epoch"], [0] * len(found))
                 counts[row["epoch"]] = [old + new for old, new in zip(before, found, strict=True)]
+                means.setdefault(row["epoch"], []).append(row["train"][key])
     counts = {epoch: histogram for epoch, histogram in counts.items() if sum(histogram)}
     if not counts:
         return Panel(title, None, absent)
@@ -61,7 +65,11 @@ def distribution(title: str, label: str, records: Records, key: str, *, absent: 
     figure.update_yaxes(rangemode="tozero")
     figure.update_layout(showlegend=True, bargap=0)
     ranked = max(counts[last]) - min(counts[last]) < 0.1 * sum(counts[last]) / bins
-    words = [_moments(counts[epoch], f"Epoch {epoch}") for epoch in dict.fromkeys((first, last))]
+    words = [
+        f"Epoch {epoch}: mean {statistics.fmean(means[epoch]):.3f}, "
+        f"standard deviation {_spread(counts[epoch]):.3f}"
+        for epoch in dict.fromkeys((first, last))
+    ]
     even = (
         " Even by construction: ranks of the difficulty within the batch."
         if key == "weight" and ranked
@@ -74,9 +82,9 @@ def _shares(histogram: Sequence[int]) -> list[float]:
     return [count / sum(histogram) for count in histogram]
 
 
-def _moments(histogram: Sequence[int], when: str) -> str:
+def _spread(histogram: Sequence[int]) -> float:
     shares = _shares(histogram)
     middles = [(position + 0.5) / len(shares) for position in range(len(shares))]
     mean = sum(share * middle for share, middle in zip(shares, middles, strict=True))
     variance = sum(share * (middle - mean) ** 2 for share, middle in zip(shares, middles, strict=True))
-    return f"{when}: mean {mean:.3f}, standard deviation {variance**0.5:.3f}"
+    return variance**0.5

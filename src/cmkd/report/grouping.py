@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmkd.errors import InputError
+from cmkd.files import read_json
 from cmkd.report.setting import shown
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 def group_runs(runs: Iterable[str | os.PathLike[str]]) -> dict[str, list[RunFolder]]:
     """Put runs together that differ in nothing but the seed, under the name of their method.
 
-    Runs of the same method with different options, or with different teachers, are never pooled: their
-    names say in which options they differ, as in `CMKD (alpha 8.0)`.
+    Cells of a grid have the method's name there, others that of their loss. Runs of the same method with
+    different options, or with different teachers, are never pooled: their names say in which options they
+    differ, as in `CMKD (alpha 8.0)`.
 
     Args:
         runs: Run folders.
@@ -51,7 +53,20 @@ def _options(folder: RunFolder) -> dict[str, Any]:
     config = folder.read_config()
     if (folder.path / "teacher.json").exists():  # the same weights may lie in two places
         config["teacher"] = folder.read_json("teacher.json")["sha256"][:12]
-    return method_options(config)
+    options = method_options(config)
+    if name := _name_in_grid(folder.path):
+        options["loss.name"] = name
+    return options
+
+
+def _name_in_grid(run: Path) -> str | None:
+    """Return the method's name in the grid that a run is a cell of: GRID/cells/PAIR/METHOD/SEED."""
+    grid = run.parents[min(3, len(run.parents) - 1)]
+    try:
+        cells = (read_json(grid / "grid.json") or {}).get("cells", [])
+        return next((cell["method"] for cell in cells if grid / cell["folder"] == run), None)
+    except (InputError, TypeError, KeyError, AttributeError):  # somebody else's file of that name
+        return None
 
 
 def method_options(config: Mapping[str, Any]) -> dict[str, Any]:
