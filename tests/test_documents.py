@@ -160,13 +160,13 @@ def test_the_table_of_the_page_on_features_is_right():
 
 
 @pytest.mark.parametrize("study", ["demo", "cifar100-resnet20-resnet8"])
-def test_the_tables_of_the_readme_come_from_the_committed_runs(study):
+def test_the_tables_of_runs_come_from_the_committed_ones(study):
     from cmkd.report import group_runs, markdown_table
 
     runs = [ROOT / "results" / study / f"{method}-seed0" for method in ("ce", "kd", "cmkd")]
     table = markdown_table(group_runs(runs))
-    assert table in (ROOT / "README.md").read_text(encoding="utf-8")
     assert table in (ROOT / "results" / study / "table.md").read_text(encoding="utf-8")
+    assert study != "demo" or table in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("few_images")

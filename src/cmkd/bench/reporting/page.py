@@ -106,7 +106,7 @@ def _row(row: Mapping[str, str], shape: str = "", attributes: str = "", last: st
 def _kind(heading: str, text: str) -> str:
     if text == ABSENT:  # not worth a line on a narrow page
         return ' class="absent"'
-    return ' class="words-in-it"' if heading in _IN_WORDS else ""
+    return ' class="words-in-it"' if heading in _IN_WORDS or heading.startswith("trial ") else ""
 
 
 def _problem(cell: Cell, out: Path) -> str:
