@@ -1,6 +1,5 @@
 import io
 import logging
-import sys
 
 import pytest
 import torch
@@ -207,9 +206,3 @@ def test_damaged_parquet(tmp_path):
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(InputError, match=r"cannot open hf:.*"):
         load(f"hf:{tmp_path}")
-
-
-def test_the_library_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match=r"pip install 'cmkd\[hf\]'"):
-        load("hf:cifar10")

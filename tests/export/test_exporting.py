@@ -145,7 +145,7 @@ def test_eight_bits_keep_the_known_accuracy(teacher):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     found = export_run(teacher, quantize="int8", fold_preprocessing=True)
-    assert found.quantized["calibration"] == "static: 128 training images"
+    assert found.quantized["calibration"] == "static: ranges measured on 128 training images"
     assert found.quantized["images"] == 2000
     assert found.quantized["accuracy_before"] == pytest.approx(0.9245, abs=0.001)
     assert found.quantized["accuracy"] > 0.9245 - 0.01
