@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -35,9 +36,13 @@ def group_runs(runs: Iterable[str | os.PathLike[str]]) -> dict[str, list[RunFold
 
     options: list[dict[str, Any]] = []
     groups: list[list[RunFolder]] = []
-    for path in dict.fromkeys(Path(run).resolve() for run in runs):
+    paths = list(dict.fromkeys(Path(run).resolve() for run in runs))
+    in_grids = _names_in_grids(paths)
+    for path in paths:
         folder = RunFolder(path)
         own = _options(folder)
+        if path in in_grids:
+            own["loss.name"] = in_grids[path]
         if own in options:
             groups[options.index(own)].append(folder)
         else:
@@ -53,20 +58,18 @@ def _options(folder: RunFolder) -> dict[str, Any]:
     config = folder.read_config()
     if (folder.path / "teacher.json").exists():  # the same weights may lie in two places
         config["teacher"] = folder.read_json("teacher.json")["sha256"][:12]
-    options = method_options(config)
-    if name := _name_in_grid(folder.path):
-        options["loss.name"] = name
-    return options
+    return method_options(config)
 
 
-def _name_in_grid(run: Path) -> str | None:
-    """Return the method's name in the grid that a run is a cell of: GRID/cells/PAIR/METHOD/SEED."""
-    grid = run.parents[min(3, len(run.parents) - 1)]
-    try:
-        cells = (read_json(grid / "grid.json") or {}).get("cells", [])
-        return next((cell["method"] for cell in cells if grid / cell["folder"] == run), None)
-    except (InputError, TypeError, KeyError, AttributeError):  # somebody else's file of that name
-        return None
+def _names_in_grids(runs: Iterable[Path]) -> dict[Path, str]:
+    """Return the methods' names of runs that are cells of a grid: GRID/cells/PAIR/METHOD/SEED."""
+    found: dict[Path, str] = {}
+    for grid in {grid for run in runs for grid in run.parents[3:4]}:
+        # A file of that name may be somebody else's.
+        with contextlib.suppress(InputError, TypeError, KeyError):
+            cells = (read_json(grid / "grid.json") or {}).get("cells", [])
+            found |= {grid / cell["folder"]: cell["method"] for cell in cells}
+    return found
 
 
 def method_options(config: Mapping[str, Any]) -> dict[str, Any]:
