@@ -254,6 +254,37 @@ def test_strength_puts_runs_under_their_teachers(measured, known, tmp_path):
     assert list(traces(bent)["KD"].y) == [0.5]
 
 
+def test_strength_takes_transformed_images_of_every_seed_where_they_were_measured(known, tmp_path):
+    groups = {}
+    for network, sha256, strength, bent in (("a", "aa" * 32, 0.9, 0.5), ("b", "bb" * 32, 0.95, 0.6)):
+        for seed in range(3):
+            run = write_run(tmp_path / f"{network}{seed}", "KD", seed=seed, accuracy=0.8)
+            under(run, network, sha256, strength)
+            # The third seed was measured on fewer images, and another severity is not asked for.
+            robust = {
+                "images": 500 if seed < 2 else 50,
+                "severities": [1, 3],
+                "corruptions": {
+                    "elastic_transform": {"accuracy": {"student": [0.9, bent + seed / 10], "teacher": [1, 1]}}
+                },
+                "clean": {"student": {"value": 0.8}},
+                "strengths": "CIFAR-10-C",
+                "summary": {"student": {"mean_accuracy": 0.5}},
+            }
+            bins = {"count": [500], "confidence": [0.8], "accuracy": [0.8]}
+            calibration = {"student": {"ece": 0.0, "reliability": bins}}
+            found = {"setting": {"part": "test", "images": 500}, "calibration": calibration}
+            found["robustness"] = robust
+            (run / "evaluation.json").write_text(json.dumps(found))
+            groups.setdefault(network, []).append(run)
+    own = {"elastic": {"severity": 3, "clean": {"student": 0.8}, "accuracy": {"student": 0.1}}}
+    write_details(groups["a"][0], known["KD"], known["targets"], meta=own)
+    section = drawn(groups)["Strength of the teacher"]
+    (line,) = traces(section.panels[1]).values()
+    assert list(line.y) == pytest.approx([0.55, 0.65])
+    assert "severity 3, mean over the runs that cmkd evaluate measured on 500 test images" in section.caption
+
+
 def under(run, network, sha256, accuracy, **options):
     """Put a run under another teacher, whose accuracy on the test set it then measured."""
     for name, changes in (

@@ -11,7 +11,7 @@ from typing import Any
 from cmkd.report.figures import Panel, canvas
 from cmkd.report.grouping import labels, method_options
 from cmkd.report.measured.sources import Sources, look, plain
-from cmkd.report.records import Record, Records
+from cmkd.report.records import Record, Records, read_evaluation
 from cmkd.report.sections import Section
 from cmkd.report.table import teacher_names
 
@@ -60,14 +60,9 @@ def points(records: Records, accuracy: Callable[[Record], float | None]) -> dict
 
 def sections(sources: Sources) -> list[Section]:
     """Return the figure."""
-    elastic: dict[str, float] = {}
-    severity = 0
-    for source in sources.found:
-        if "elastic" in source.details.meta:
-            severity = source.details.meta["elastic"]["severity"]
-            elastic[str(source.run.path)] = source.details.meta["elastic"]["accuracy"]["student"]
+    elastic, images = _elastic(sources)
     clean = points(sources.records, lambda run: run.measured("test", "accuracy"))
-    bent = points(sources.records, lambda run: elastic.get(str(run.path)))
+    bent = points(sources.records, lambda run: elastic.get(run.path))
     if max(map(len, clean.values()), default=0) < 2:
         absent = "It takes runs of one method under at least two teachers, with the test accuracies of these."
         return [Section(TITLE, "", [Panel("Clean images", None, absent)], key=False)]
@@ -75,12 +70,39 @@ def sections(sources: Sources) -> list[Section]:
         "Test accuracy of the student, mean over the runs, over that of its teacher on the clean images."
     )
     if bent:
-        caption += (
-            f" Elastically transformed: severity {severity}, on the test images that the run was measured in "
-            "detail on."
-        )
+        caption += f" Elastically transformed: {images}."
     panels = [_panel("Clean images", clean), _panel("Elastically transformed", bent)]
     return [Section(TITLE, caption, panels, key=False)]
+
+
+def _elastic(sources: Sources) -> tuple[dict[Path, float], str]:
+    """Return by run folder the students' accuracies on transformed images, and what they were measured on.
+
+    What `cmkd evaluate` measured comes first: it may have done so for all seeds, and on all images.
+    """
+    from cmkd.training.details import ELASTIC_SEVERITY
+
+    evaluated: dict[Path, tuple[int, float]] = {}
+    for run in (run for runs in sources.records.values() for run in runs):
+        found = (read_evaluation(run) or {}).get("robustness", {})
+        of_corruption = found.get("corruptions", {}).get("elastic_transform")
+        if of_corruption is not None and ELASTIC_SEVERITY in found["severities"]:
+            place = found["severities"].index(ELASTIC_SEVERITY)
+            evaluated[run.path] = found["images"], of_corruption["accuracy"]["student"][place]
+    if evaluated:
+        images = max(count for count, _ in evaluated.values())  # runs measured on fewer do not compare
+        of_most = {path: accuracy for path, (count, accuracy) in evaluated.items() if count == images}
+        runs = f"runs that cmkd evaluate measured on {images:,} test images"
+        return of_most, f"severity {ELASTIC_SEVERITY}, mean over the {runs}"
+    detailed = {
+        source.run.path: source.details.meta["elastic"]["accuracy"]["student"]
+        for source in sources.found
+        if "elastic" in source.details.meta
+    }
+    return (
+        detailed,
+        f"severity {ELASTIC_SEVERITY}, of one run each, on the test images it was looked at in detail on",
+    )
 
 
 def _panel(title: str, found: dict[str, list[Point]]) -> Panel:
