@@ -1,5 +1,6 @@
 """The tables of the page on results are those of the committed grids: all rows, some columns left out."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,9 +10,12 @@ from cmkd.bench.reporting.comparing import compare
 from cmkd.bench.reporting.markdown import pair_tables
 from cmkd.bench.reporting.results import read_grid
 from cmkd.bench.reporting.tuning import trial_rows
+from cmkd.teachers.opening import _hash, load_run_network
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("docs/results.md", "README.md")
+#: Weights are in the repository, and not in the source distribution.
+TEACHERS = sorted(file.parent for file in (ROOT / "results").glob("*/teachers/*/student.safetensors"))
 GRIDS = sorted(file.parent for file in (ROOT / "results").glob("*/grid.json"))
 
 
@@ -66,3 +70,11 @@ def test_every_committed_grid_is_finished_and_on_the_page(grid):
     page = tables((ROOT / "docs/results.md").read_text(encoding="utf-8"))
     for whole in tables(pair_tables(compare(read, None))):
         assert any(is_part(table, whole) for table in page)
+
+
+@pytest.mark.parametrize("teacher", TEACHERS, ids=lambda teacher: f"{teacher.parts[-3]}-{teacher.name}")
+def test_committed_teachers_are_those_that_the_cells_learned_from(teacher):
+    network, _ = load_run_network(teacher)
+    taught = list((teacher.parents[1] / "cells").glob(f"{teacher.name}--*/*/*/teacher.json"))
+    assert taught
+    assert {json.loads(file.read_text())["sha256"] for file in taught} == {_hash(network)}

@@ -13,7 +13,7 @@ CELLS = {
     "smoke": 1 * 3 * 2,
     "cifar100-table": 12 * 27 * 3,
     "cifar100-ablation": 1 * 9 * 3,
-    "cifar100-choices": 1 * 6 * 3,
+    "cifar100-choices": 1 * 4 * 3,
     "cifar100-strength": 3 * 2 * 3,
     "cifar100-strength-resnet8": 2 * 2 * 3,
     "cifar100-combine": 2 * 17 * 3,
