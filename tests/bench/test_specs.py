@@ -15,7 +15,8 @@ CELLS = {
     "cifar100-ablation": 1 * 9 * 3,
     "cifar100-choices": 1 * 4 * 3,
     "cifar100-strength": 3 * 2 * 3,
-    "cifar100-strength-resnet8": 2 * 2 * 3,
+    "cifar100-strength-resnet8": 1 * 2 * 3,
+    "fashion-mnist-alpha": 1 * 5 * 3,
     "cifar100-combine": 2 * 17 * 3,
     "imagenet-table": 8 * 6 * 3,
 }
