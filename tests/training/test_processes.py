@@ -35,6 +35,7 @@ def options(out, **changes):
         "batch_size": 512,
         "lr": 0.002,  # large steps would magnify what differs in the last bits
         "clip_grad": 5.0,
+        "precision": "fp32",  # as bfloat16 would, which a CPU may have
         "cpu": True,
     }
     return {**common, "out": str(out), **changes}
