@@ -22,7 +22,7 @@ from cmkd.evaluation.embedding import Layout, Penultimate, lay_out, neighbour_pu
 from cmkd.evaluation.plane import choose_three, decisions, plane_through
 from cmkd.evaluation.robustness import RobustnessOptions, robustness, stratified
 from cmkd.files import write_atomic
-from cmkd.training.details import ELASTIC_SEVERITY, STORED, VERSION, weights_of
+from cmkd.training.details import ELASTIC, ELASTIC_SEVERITY, STORED, VERSION, weights_of
 from cmkd.training.opened import OpenedRun, open_run
 from cmkd.training.processes import process_state
 from cmkd.training.run_folder import RunFolder
@@ -35,7 +35,6 @@ MOST_LOGITS = 1 << 22
 PICTURE, QUALITY = 64, 90
 #: Images and classes of the embedding, points of a decision slice along either axis.
 EMBEDDED, EMBEDDED_CLASSES, SLICE_SIDE = 1000, 10, 56
-ELASTIC = "elastic_transform"
 
 
 def keep_details(

@@ -16,8 +16,8 @@ from torch import Tensor
 STORED = "details.npz"
 #: Goes up with a change of what is stored: files of another version are measured again.
 VERSION = 1
-#: Severity of the elastic transformation that is looked at.
-ELASTIC_SEVERITY = 3
+#: The corruption that is looked at, and its severity.
+ELASTIC, ELASTIC_SEVERITY = "elastic_transform", 3
 
 
 class Details:

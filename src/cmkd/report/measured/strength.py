@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +81,12 @@ def _elastic(sources: Sources) -> tuple[dict[Path, float], str]:
 
     What `cmkd evaluate` measured comes first: it may have done so for all seeds, and on all images.
     """
-    from cmkd.training.details import ELASTIC_SEVERITY
+    from cmkd.training.details import ELASTIC, ELASTIC_SEVERITY
 
     evaluated: dict[Path, tuple[int, float]] = {}
-    for run in (run for runs in sources.records.values() for run in runs):
+    for run in chain.from_iterable(sources.records.values()):
         found = (read_evaluation(run) or {}).get("robustness", {})
-        of_corruption = found.get("corruptions", {}).get("elastic_transform")
+        of_corruption = found.get("corruptions", {}).get(ELASTIC)
         if of_corruption is not None and ELASTIC_SEVERITY in found["severities"]:
             place = found["severities"].index(ELASTIC_SEVERITY)
             evaluated[run.path] = found["images"], of_corruption["accuracy"]["student"][place]
