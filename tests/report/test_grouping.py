@@ -67,11 +67,25 @@ def test_cells_have_the_names_of_their_grid(tmp_path):
     assert list(group_runs(runs)) == ["CMKD", "KD"]
 
 
-def test_another_teacher_is_another_group(tmp_path):
+@pytest.mark.parametrize(
+    ("networks", "expected"),
+    [
+        (("resnet20", "resnet56"), ["resnet20", "resnet56"]),
+        (("resnet20", "resnet20"), ["resnet20 000000", "resnet20 111111"]),
+    ],
+)
+def test_another_teacher_is_another_group(tmp_path, networks, expected):
     runs = [run_folder(tmp_path, "a"), run_folder(tmp_path, "b", seed=1)]
-    for run, digest in zip(runs, ("0" * 64, "1" * 64), strict=True):
-        (run / "teacher.json").write_text(f'{{"sha256": "{digest}"}}')
-    assert list(group_runs(runs)) == ["CMKD (teacher 000000000000)", "CMKD (teacher 111111111111)"]
+    for run, network, digit in zip(runs, networks, "01", strict=True):
+        (run / "teacher.json").write_text(json.dumps({"sha256": digit * 64, "network": network}))
+    assert list(group_runs(runs)) == [f"CMKD (teacher {name})" for name in expected]
+
+
+def test_the_same_weights_in_two_places_are_one_teacher(tmp_path):
+    runs = [run_folder(tmp_path, "a"), run_folder(tmp_path, "b", seed=1, teacher="elsewhere")]
+    for run in runs:
+        (run / "teacher.json").write_text(json.dumps({"sha256": "0" * 64, "network": "resnet20"}))
+    assert names(group_runs(runs)) == {"CMKD": ["a", "b"]}
 
 
 def test_of_folders_only_their_ends_are_named_and_groups_stay_apart(tmp_path):

@@ -280,8 +280,10 @@ def test_strength_takes_transformed_images_of_every_seed_where_they_were_measure
     own = {"elastic": {"severity": 3, "clean": {"student": 0.8}, "accuracy": {"student": 0.1}}}
     write_details(groups["a"][0], known["KD"], known["targets"], meta=own)
     section = drawn(groups)["Strength of the teacher"]
-    (line,) = traces(section.panels[1]).values()
+    line, dots = section.panels[1].figure.data
     assert list(line.y) == pytest.approx([0.55, 0.65])
+    assert list(dots.x) == [0.9, 0.9, 0.95, 0.95]
+    assert list(dots.y) == pytest.approx([0.5, 0.6, 0.6, 0.7])
     assert "severity 3, mean over the runs that cmkd evaluate measured on 500 test images" in section.caption
 
 
@@ -315,8 +317,8 @@ def test_strength_takes_means_over_nothing_but_seeds(tmp_path):
     other = write_run(tmp_path / "other", "KD", accuracy=0.3)
     groups["other"] = [under(other, "a", "aa" * 32, 0.9, loss=plain, student="resnet110")]
     section = drawn(groups)["Strength of the teacher"]
-    clean = traces(section.panels[0])
-    assert {name: list(line.y) for name, line in clean.items()} == {
+    lines = [trace for trace in section.panels[0].figure.data if "lines" in trace.mode]
+    assert {line.name: list(line.y) for line in lines} == {
         "KD (student resnet8, logit_standardization –)": [0.71, 0.81],
         "KD (student resnet8, logit_standardization True)": [0.8, 0.9],
         "KD (student resnet110, logit_standardization –)": [0.3],

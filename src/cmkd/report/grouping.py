@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ def group_runs(runs: Iterable[str | os.PathLike[str]]) -> dict[str, list[RunFold
 
     Cells of a grid have the method's name there, others that of their loss. Runs of the same method with
     different options, or with different teachers, are never pooled: their names say in which options they
-    differ, as in `CMKD (alpha 8.0)`.
+    differ, as in `CMKD (alpha 8.0)` or `CMKD (teacher resnet20)`.
 
     Args:
         runs: Run folders.
@@ -38,9 +39,14 @@ def group_runs(runs: Iterable[str | os.PathLike[str]]) -> dict[str, list[RunFold
     groups: list[list[RunFolder]] = []
     paths = list(dict.fromkeys(Path(run).resolve() for run in runs))
     in_grids = _names_in_grids(paths)
+    networks: dict[str, str] = {}
     for path in paths:
         folder = RunFolder(path)
-        own = _options(folder)
+        own = method_options(folder.read_config())
+        if (path / "teacher.json").exists():
+            teacher = folder.read_json("teacher.json")
+            own["teacher"] = teacher["sha256"]  # the same weights may lie in two places
+            networks[teacher["sha256"]] = teacher["network"]
         if path in in_grids:
             own["loss.name"] = in_grids[path]
         if own in options:
@@ -50,15 +56,27 @@ def group_runs(runs: Iterable[str | os.PathLike[str]]) -> dict[str, list[RunFold
             groups.append([folder])
     for group in groups:
         _refuse_repeated_seeds(group)
+    names = distinct_names(networks)
+    for own in options:
+        if str(own.get("teacher")) in names:
+            own["teacher"] = names[own["teacher"]]
     return dict(zip(labels(options), groups, strict=True))
 
 
-def _options(folder: RunFolder) -> dict[str, Any]:
-    """Return what makes a run a run of its group."""
-    config = folder.read_config()
-    if (folder.path / "teacher.json").exists():  # the same weights may lie in two places
-        config["teacher"] = folder.read_json("teacher.json")["sha256"][:12]
-    return method_options(config)
+def distinct_names(networks: Mapping[str, str]) -> dict[str, str]:
+    """Return what teachers are called.
+
+    Args:
+        networks: Hash of the weights -> name of the network.
+
+    Returns:
+        Hash -> the network; where several have the same one, with the first digits of the hash.
+    """
+    counted = Counter(networks.values())
+    return {
+        sha256: network if counted[network] == 1 else f"{network} {sha256[:6]}"
+        for sha256, network in networks.items()
+    }
 
 
 def _names_in_grids(runs: Iterable[Path]) -> dict[Path, str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import html
 import statistics
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from cmkd.report.grouping import distinct_names
 from cmkd.report.records import Groups, Record, Records, mean_and_spread, measured, read_groups
 
 #: In a cell: not measured.
@@ -88,18 +88,10 @@ def teachers(records: Records) -> dict[str, Record]:
 
 
 def teacher_names(records: Records) -> dict[str, str]:
-    """Return what the teachers are called, by the hash of their weights.
-
-    It is the network; where several have the same one, with the first digits of the hash.
-    """
-    networks = {
-        sha256: str((record.teacher or {})["network"]) for sha256, record in teachers(records).items()
-    }
-    counted = Counter(networks.values())
-    return {
-        sha256: network if counted[network] == 1 else f"{network} {sha256[:6]}"
-        for sha256, network in networks.items()
-    }
+    """Return what the teachers are called, by the hash of their weights."""
+    return distinct_names(
+        {sha256: str((record.teacher or {})["network"]) for sha256, record in teachers(records).items()}
+    )
 
 
 def _teacher_row(name: str, record: Record) -> dict[str, str]:

@@ -68,7 +68,8 @@ def sections(sources: Sources) -> list[Section]:
         absent = "It takes runs of one method under at least two teachers, with the test accuracies of these."
         return [Section(TITLE, "", [Panel("Clean images", None, absent)], key=False)]
     caption = (
-        "Test accuracy of the student, mean over the runs, over that of its teacher on the clean images."
+        "Test accuracy of the student over that of its teacher on the clean images; every run is a dot, a "
+        "line joins their means."
     )
     if bent:
         caption += f" Elastically transformed: {images}."
@@ -121,6 +122,19 @@ def _panel(title: str, found: dict[str, list[Point]]) -> Panel:
             hovertemplate="%{text}: %{y:.2%}",
             **look(index),
         )
+        values = [(point, value) for point in each for value in point.values]
+        if len(values) > len(each):
+            dots = look(index, size=5)["marker"] | {"opacity": 0.45}
+            figure.add_scatter(
+                x=[round(point.strength, 6) for point, _ in values],
+                y=[round(value, 6) for _, value in values],
+                text=[plain(point.teacher) for point, _ in values],
+                name=plain(method),
+                mode="markers",
+                marker=dots,
+                showlegend=False,
+                hovertemplate="%{text}, one run: %{y:.2%}",
+            )
         told = ", ".join(f"{statistics.fmean(point.values):.2%} under {point.teacher}" for point in each)
         words.append(f"{method}: {told}")
     figure.update_layout(hovermode="closest", showlegend=True)
