@@ -15,7 +15,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 #: What the tests need themselves. Extras are left out: their tests skip what is not installed.
-TESTS = ("hypothesis>=6.100", "pytest>=8.3", "pytest-xdist>=3.6", "scikit-learn>=1.5", "torchmetrics>=1.5")
+TESTS = (
+    "hypothesis>=6.100",
+    "pytest>=8.3",
+    "pytest-xdist>=3.6",
+    "scikit-learn>=1.5",
+    "setuptools",  # the compiler of PyTorch 2.6 imports it
+    "torchmetrics>=1.5",
+)
 
 
 @dataclass(frozen=True)

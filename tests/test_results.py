@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import scipy.stats
 
 from cmkd.bench.reporting.comparing import compare
 from cmkd.bench.reporting.markdown import pair_tables
@@ -70,6 +71,54 @@ def test_every_committed_grid_is_finished_and_on_the_page(grid):
     page = tables((ROOT / "docs/results.md").read_text(encoding="utf-8"))
     for whole in tables(pair_tables(compare(read, None))):
         assert any(is_part(table, whole) for table in page)
+
+
+#: Of figure 1, the committed runs of two methods under several teachers.
+STRENGTH = [
+    run
+    for grid in ("cifar100-choices", "cifar100-strength-resnet8")
+    for method in ("KD", "CMKD")
+    for run in sorted((ROOT / "results" / grid).glob(f"cells/*/{method}/*"))
+]
+
+
+@pytest.fixture
+def strength(monkeypatch):
+    """The tables of `benchmarks/strength.py`."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import strength
+
+    return tables(strength.tables(STRENGTH))
+
+
+def test_the_tables_of_strength_come_from_the_committed_runs(strength):
+    page = tables((ROOT / "docs/results.md").read_text(encoding="utf-8"))
+    assert all(any(is_part(table, whole) for table in page) for whole in strength)
+
+
+def test_intervals_and_slopes_of_strength_are_those_of_scipy(strength):
+    reached = {}
+    for run in STRENGTH:
+        result = json.loads((run / "result.json").read_text())
+        key = run.parts[-2], run.parts[-3].partition("--")[0]
+        reached.setdefault(key, []).append((result["teacher"]["accuracy"], result["test"]["accuracy"]))
+    of_teachers, of_slopes = strength
+    teachers = [row["teacher"] for row in of_teachers]
+    assert len(teachers) >= 3
+    for row in of_teachers:
+        mine, theirs = (
+            [100 * own for _, own in reached[method, row["teacher"]]] for method in ("CMKD", "KD")
+        )
+        found = scipy.stats.ttest_rel(mine, theirs).confidence_interval()
+        assert row["difference (points), 95 % CI"].endswith(f"[{found.low:+.2f}, {found.high:+.2f}]")
+    means = [
+        scipy.stats.linregress(
+            [reached["CMKD", teacher][0][0] for teacher in teachers],
+            [reached["CMKD", teacher][seed][1] for teacher in teachers],
+        ).slope
+        for seed in range(3)
+    ]
+    assert of_slopes[0]["CMKD"].startswith(f"{sum(means) / 3:+.2f} [")
 
 
 @pytest.mark.parametrize("teacher", TEACHERS, ids=lambda teacher: f"{teacher.parts[-3]}-{teacher.name}")

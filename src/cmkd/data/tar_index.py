@@ -104,8 +104,10 @@ def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo | int]:
     """Yield the members of a shard; last, if it does not end as a tar file must, the place of the damage."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    if not size:
+    # Nothing, or the block that ends an archive: there the tarfile of Python 3.10 looks before the begin.
+    if not size or file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE):
         return
+    file.seek(0)
     try:
         tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - the file is not ours to close
     except tarfile.ReadError:

@@ -151,8 +151,9 @@ def _process(cpu: bool) -> tuple[int, int, torch.device]:
     if world_size == 1:
         return 0, 1, process_state(cpu=cpu).device
     device = torch.device("cpu")
-    accelerator = torch.accelerator.current_accelerator()
-    if accelerator is not None and torch.accelerator.is_available() and not cpu:
+    # PyTorch 2.6 raises where there is none to name.
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is not None and not cpu:
         device = torch.device(accelerator.type, launcher.number("LOCAL_RANK"))
     return launcher.number(), world_size, device
 

@@ -142,8 +142,10 @@ def _compiled(run: Callable[..., Any], mode: str) -> Callable[..., Any]:
         try:
             return compiled(*arguments)
         except torch._dynamo.exc.TorchDynamoException as error:
+            said, *more = str(error).strip().splitlines()
+            reason = f"{said} {more[0]}" if said.endswith(":") and more else said
             raise InputError(
-                f"--compile {mode} failed: {str(error).strip().splitlines()[0]}. It needs a C++ compiler "
+                f"--compile {mode} failed: {reason.rstrip('.')}. It needs a C++ compiler "
                 "(on a GPU Triton, too) and a network that can be compiled; or leave it out."
             ) from error
 

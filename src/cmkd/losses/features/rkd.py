@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from cmkd.losses.base import check_number
 from cmkd.losses.features.base import FeatureLoss
@@ -99,6 +98,8 @@ def _angle_term(student: Tensor, teacher: Tensor) -> Tensor:
     rows = max(1, _MOST_VALUES // (count * max(width, count)))
     if rows >= count:
         return _angle_sum(student, teacher, student, teacher) / count**3
+    from torch.utils.checkpoint import checkpoint  # brings SymPy along in older PyTorch
+
     pieces = [
         checkpoint(_angle_sum, s, t, student, teacher, use_reentrant=False)
         for s, t in zip(student.split(rows), teacher.split(rows), strict=True)
