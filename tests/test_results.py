@@ -69,7 +69,9 @@ def test_every_committed_grid_is_finished_and_on_the_page(grid):
     read = read_grid(grid)
     assert {cell.state for cell in read.cells} == {"finished"}
     page = tables((ROOT / "docs/results.md").read_text(encoding="utf-8"))
-    for whole in tables(pair_tables(compare(read, None))):
+    of_pairs = [table for table in tables(pair_tables(compare(read, None))) if "n" in table[0]]
+    assert of_pairs  # and the overview of several pairs, of which the page has a table of its own
+    for whole in of_pairs:
         assert any(is_part(table, whole) for table in page)
 
 
