@@ -6,24 +6,27 @@ Takes the runs of two methods, cells of grids, and prints a row per teacher: bot
 the difference of the second to the first, with its 95 % interval over the seeds; the same on elastically
 transformed test images, where `cmkd evaluate RUN --corruptions elastic_transform --severities 3` was asked.
 Below it every method's gain per point that the teacher is better: the slope of a straight line through its
-runs, fitted for each seed; and the difference of the second method's slope to the first's.
+runs, fitted for each seed; the difference of the second method's slope to the first's; and the same without
+each of the teachers in turn.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from written import markdown_table
 
 from cmkd.bench.reporting.wording import interval, percent
+from cmkd.errors import InputError
 from cmkd.report.records import Record, read_evaluation, read_run
 from cmkd.report.statistics import Sample, paired_difference
+from cmkd.report.table import teacher_names
 from cmkd.training.details import ELASTIC, ELASTIC_SEVERITY
 
-#: Teacher -> seed -> accuracy.
+#: Teacher, by its hash -> its students' accuracies by seed.
 Accuracies = dict[str, Sample]
 
 
@@ -33,39 +36,43 @@ def clean(run: Record) -> float | None:
 
 
 def transformed(run: Record) -> float | None:
-    """Return the accuracy of a run on elastically transformed test images; None if it was not measured."""
+    """Return the accuracy on all test images, elastically transformed; None if it was not measured."""
     found = (read_evaluation(run) or {}).get("robustness")
     if found is None or ELASTIC_SEVERITY not in found["severities"] or ELASTIC not in found["corruptions"]:
         return None
+    if found["images"] != 10_000:
+        raise InputError(
+            f"{run.path} was measured on {found['images']} transformed images, not on all 10,000."
+        )
     place = found["severities"].index(ELASTIC_SEVERITY)
     return float(found["corruptions"][ELASTIC]["accuracy"]["student"][place])
 
 
-def strengths(runs: list[Record]) -> dict[str, float]:
+def strengths(runs: Sequence[Record]) -> dict[str, float]:
     """Return the teachers' test accuracies, the weakest first."""
-    found = {name(run): run.measured("teacher", "accuracy") or 0.0 for run in runs}
+    found = {_hash(run): accuracy for run in runs if (accuracy := run.measured("teacher", "accuracy"))}
     return dict(sorted(found.items(), key=lambda each: each[1]))
 
 
-def name(run: Record) -> str:
-    """Return what the teacher of a run is called."""
-    return str((run.teacher or {})["network"])
+def _hash(run: Record) -> str:
+    return str((run.teacher or {})["sha256"])
 
 
-def collect(
-    runs: list[Record], method: str, teachers: dict[str, float], accuracy: Callable[[Record], float | None]
-) -> Accuracies:
-    """Return what a method's runs reached."""
-    found: dict[str, dict[int, float]] = {teacher: {} for teacher in teachers}
+def collect(runs: Sequence[Record], accuracy: Callable[[Record], float | None]) -> Accuracies:
+    """Return what the runs of a method reached."""
+    found: dict[str, dict[int, float]] = {}
     for run in runs:
-        if run.path.parent.name == method and (value := accuracy(run)) is not None:
-            found[name(run)][run.config["seed"]] = value
+        if (value := accuracy(run)) is not None:
+            seeds = found.setdefault(_hash(run), {})
+            if run.config["seed"] in seeds:
+                raise InputError(f"{run.path} is a second run of its seed under this teacher; leave one out.")
+            seeds[run.config["seed"]] = value
     return {teacher: Sample(values) for teacher, values in found.items()}
 
 
 def slopes(accuracies: Accuracies, teachers: dict[str, float]) -> Sample:
     """Return for every seed the slope of its students' accuracies over their teachers'."""
-    seeds = set.intersection(*(set(sample.values) for sample in accuracies.values()))
+    seeds = set.intersection(*(set(accuracies[teacher].values) for teacher in teachers))
     return Sample(
         {
             seed: statistics.linear_regression(
@@ -76,32 +83,52 @@ def slopes(accuracies: Accuracies, teachers: dict[str, float]) -> Sample:
     )
 
 
-def tables(folders: list[Path]) -> str:
-    """Return both tables of runs of two methods."""
+def tables(folders: Sequence[Path]) -> str:
+    """Return both tables of the runs of two methods."""
     runs = [read_run(folder) for folder in folders]
-    teachers = strengths(runs)
-    first, second = dict.fromkeys(run.path.parent.name for run in runs)
-    rows: list[list[str]] = [[teacher, f"{100 * accuracy:.2f}"] for teacher, accuracy in teachers.items()]
-    headings = ["teacher", "its accuracy (%)"]
-    gains: list[list[str]] = []
+    methods: dict[str, list[Record]] = {}
+    for run in runs:
+        methods.setdefault(run.path.parent.name, []).append(run)
+    teachers, names = strengths(runs), teacher_names(methods)
+    if len(methods) != 2 or len(teachers) < 2:
+        raise InputError(
+            f"these are runs of {', '.join(methods)} under {len(teachers)} teachers whose accuracy is known; "
+            "give runs of two methods under two teachers or more."
+        )
+    first, second = methods
+    rows = [[names[teacher], f"{100 * accuracy:.2f}"] for teacher, accuracy in teachers.items()]
+    headings, gains = ["teacher", "its accuracy (%)"], []
     for title, accuracy in (("", clean), (", transformed", transformed)):
-        mine, theirs = (collect(runs, method, teachers, accuracy) for method in (second, first))
-        if not any(sample.values for sample in mine.values()):
+        theirs, mine = (collect(methods[method], accuracy) for method in methods)
+        if not teachers.keys() <= theirs.keys() & mine.keys():
             continue
         headings += [f"{first}{title} (%)", f"{second}{title} (%)", f"difference{title} (points), 95 % CI"]
         for row, teacher in zip(rows, teachers, strict=True):
             difference = paired_difference(mine[teacher], theirs[teacher])
             row += [percent(theirs[teacher]), percent(mine[teacher]), interval(difference)]
-        slope = [slopes(accuracies, teachers) for accuracies in (theirs, mine)]
-        # A slope is points per point, which the words for accuracies would take for a hundredth of it.
-        plain = [Sample({seed: each / 100 for seed, each in sample.values.items()}) for sample in slope]
         images = title.strip(", ") or "clean"
-        gains.append([images, *map(interval, plain), interval(paired_difference(plain[1], plain[0]))])
-    headings_of_gains = ["test images", first, second, "difference"]
-    return f"{markdown_table(headings, rows)}\n\n{markdown_table(headings_of_gains, gains)}"
+        gains.append([images, *_gains(theirs, mine, teachers)])
+        for left_out in teachers if len(teachers) > 3 else ():
+            others = {teacher: each for teacher, each in teachers.items() if teacher != left_out}
+            gains.append([f"{images}, without {names[left_out]}", *_gains(theirs, mine, others)])
+    return (
+        f"{markdown_table(headings, rows)}\n\n"
+        f"{markdown_table(['test images', first, second, 'difference'], gains)}"
+    )
+
+
+def _gains(theirs: Accuracies, mine: Accuracies, teachers: dict[str, float]) -> list[str]:
+    """Return the slopes of both methods and their difference, in points per point."""
+    of_both = [slopes(accuracies, teachers) for accuracies in (theirs, mine)]
+    # `interval` takes shares and shows points.
+    one, other = (Sample({seed: each / 100 for seed, each in of.values.items()}) for of in of_both)
+    return [interval(one), interval(other), interval(paired_difference(other, one))]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="Run folders, cells of grids, of two methods.")
-    print(tables(parser.parse_args().runs))
+    try:
+        print(tables(parser.parse_args().runs))
+    except InputError as error:
+        parser.error(str(error))

@@ -113,14 +113,21 @@ def test_intervals_and_slopes_of_strength_are_those_of_scipy(strength):
         )
         found = scipy.stats.ttest_rel(mine, theirs).confidence_interval()
         assert row["difference (points), 95 % CI"].endswith(f"[{found.low:+.2f}, {found.high:+.2f}]")
-    means = [
-        scipy.stats.linregress(
-            [reached["CMKD", teacher][0][0] for teacher in teachers],
-            [reached["CMKD", teacher][seed][1] for teacher in teachers],
-        ).slope
-        for seed in range(3)
-    ]
-    assert of_slopes[0]["CMKD"].startswith(f"{sum(means) / 3:+.2f} [")
+    slopes = {
+        method: [
+            scipy.stats.linregress(
+                [reached[method, teacher][0][0] for teacher in teachers],
+                [reached[method, teacher][seed][1] for teacher in teachers],
+            ).slope
+            for seed in range(3)
+        ]
+        for method in ("KD", "CMKD")
+    }
+    slopes["difference"] = [mine - theirs for theirs, mine in zip(slopes["KD"], slopes["CMKD"], strict=True)]
+    for column, values in slopes.items():
+        found = scipy.stats.ttest_1samp(values, 0).confidence_interval()
+        mean = sum(values) / len(values)
+        assert of_slopes[0][column] == f"{mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
 @pytest.mark.parametrize("teacher", TEACHERS, ids=lambda teacher: f"{teacher.parts[-3]}-{teacher.name}")

@@ -142,7 +142,7 @@ def _compiled(run: Callable[..., Any], mode: str) -> Callable[..., Any]:
         try:
             return compiled(*arguments)
         except torch._dynamo.exc.TorchDynamoException as error:
-            said, *more = str(error).strip().splitlines()
+            said, *more = (str(error).strip() or type(error).__name__).splitlines()
             reason = f"{said} {more[0]}" if said.endswith(":") and more else said
             raise InputError(
                 f"--compile {mode} failed: {reason.rstrip('.')}. It needs a C++ compiler "

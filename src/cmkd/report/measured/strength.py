@@ -118,6 +118,7 @@ def _panel(title: str, found: dict[str, list[Point]]) -> Panel:
             y=[round(statistics.fmean(point.values), 6) for point in each],
             text=[plain(point.teacher) for point in each],
             name=plain(method),
+            legendgroup=plain(method),
             mode="lines+markers",
             hovertemplate="%{text}: %{y:.2%}",
             **look(index),
@@ -132,6 +133,7 @@ def _panel(title: str, found: dict[str, list[Point]]) -> Panel:
                 name=plain(method),
                 mode="markers",
                 marker=dots,
+                legendgroup=plain(method),
                 showlegend=False,
                 hovertemplate="%{text}, one run: %{y:.2%}",
             )
